@@ -1,0 +1,1 @@
+"""Compiled loops over bare arrays. Nothing here knows an object, a solver or an estimator."""
