@@ -44,7 +44,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
 #: `nogil`: a serial kernel would otherwise stop every other thread for the length of the call.
-#: `error_model="numpy"`: a division by zero gives inf, as in NumPy, instead of a branch that raises.
+#: `error_model="numpy"`: a division by zero gives inf, as in NumPy, not a branch that raises.
 _FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
@@ -150,7 +150,7 @@ def _changes_code(setting: str) -> bool:
     return any(word in setting for word in words)
 
 
-class _HardenedCache(_Cache):  # type: ignore[misc]
+class _HardenedCache(_Cache):
     """Numba's cache interface over one checked file per (build, function, options, signature)."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ def available_threads() -> int:
     The least of Numba's maximum, joblib's count (affinity, cgroup quota, ``LOKY_MAX_CPU_COUNT``)
     and ``OMP_NUM_THREADS`` where it is a number (Dask sets it, but not Numba's variable).
     """
-    counts = [numba.config.NUMBA_NUM_THREADS, joblib.cpu_count()]
+    counts: list[int] = [numba.config.NUMBA_NUM_THREADS, joblib.cpu_count()]
     openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if openmp.isdigit():
         counts.append(int(openmp))
