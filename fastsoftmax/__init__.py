@@ -1,5 +1,8 @@
 """Multinomial logistic regression for CPUs: scikit-learn's interface, fused Numba kernels."""
 
+from fastsoftmax.linear_model import LogisticRegression
+from fastsoftmax.objective import SoftmaxObjective
+
 __version__ = "0.1.0.dev0"
 
-__all__ = ["__version__"]
+__all__ = ["LogisticRegression", "SoftmaxObjective", "__version__"]

@@ -37,6 +37,9 @@ from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
+#: An array in compiled code: one float or int dtype, C order. The type checker need not look.
+Array = Any
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Reassociation lets LLVM vectorise sums, contraction gives fused multiply-adds. Never `nnan` or
@@ -50,7 +53,9 @@ _FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 def block_kernel(function: Function) -> Function:
     """Compile a block function: serial, with `FASTMATH`; never cached by itself."""
-    return numba.njit(fastmath=FASTMATH, **_FLAGS)(function)  # type: ignore[no-any-return]
+    return numba.njit(fastmath=FASTMATH, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_FLAGS)(
+        function
+    )  # type: ignore[no-any-return]
 
 
 def exact_kernel(function: Function) -> Function:

@@ -1,0 +1,6 @@
+"""Storages of X. Each offers the same sums over rows, so objective and solvers know only one."""
+
+from fastsoftmax._designs.base import Design, Response
+from fastsoftmax._designs.choose import make_design, predict
+
+__all__ = ["Design", "Response", "make_design", "predict"]

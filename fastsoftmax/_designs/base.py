@@ -1,0 +1,93 @@
+"""What a storage of X offers."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Float64Array = NDArray[np.float64]
+
+
+class Response(enum.IntEnum):
+    """What `predict` returns, n rows of it.
+
+    ``LOGITS`` (n, n_rows), ``PROBABILITIES`` and ``LOG_PROBABILITIES`` (n, n_classes), all in
+    the dtype of X, or ``LABELS`` (n,) int32, the index of the first largest logit.
+    """
+
+    LOGITS = 0
+    PROBABILITIES = 1
+    LOG_PROBABILITIES = 2
+    LABELS = 3
+
+
+class Design(Protocol):
+    """Rows of X with their targets and weights, and the sums over them that a solver needs.
+
+    Sums are *unnormalised*: ``sum_i w_i loss_i`` with the scaled weights w, to be divided by
+    `weight_sum`. So the sums of the parts of a data set (batches, partitions) can be added.
+    Every sum has the same bits for any number of threads.
+
+    Conventions: ``coef`` (n_rows, n_features), ``intercept`` (n_rows,), float64; a gradient, or a
+    product with the Hessian, is (n_rows, n_features + 1) float64 with the intercept last.
+    """
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows of X."""
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns of X."""
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, also of those that do not occur."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of X, in which products are computed: float64 or float32."""
+
+    @property
+    def weight_sum(self) -> float:
+        """Sum of the scaled weights."""
+
+    def loss(self, coef: Float64Array, intercept: Float64Array) -> float:
+        """Return ``sum_i w_i loss_i`` in nats; not finite if logits overflow."""
+
+    def loss_and_gradient(
+        self, coef: Float64Array, intercept: Float64Array
+    ) -> tuple[float, Float64Array]:
+        """Return the loss sum and its gradient ``[Rᵀ X, sum_i R_i]`` from one pass over X."""
+
+    def hessian_vector_product(
+        self,
+        coef: Float64Array,
+        intercept: Float64Array,
+        coef_direction: Float64Array,
+        intercept_direction: Float64Array,
+    ) -> Float64Array:
+        """Return the product of the loss sum's Hessian with a direction."""
+
+    def hessian(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
+        """Return the Hessian of the loss sum in its identifiable coordinates.
+
+        For one logit row, shape (D, D) with ``D = n_features + 1``. For K rows the Hessian
+        annihilates every direction that is the same for all classes; the block of the first
+        K - 1 rows, shape ((K - 1) D, (K - 1) D), holds all of it.
+        """
+
+    def class_grams(
+        self, coef: Float64Array, intercept: Float64Array, most_rows: int
+    ) -> Float64Array:
+        """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ`` with x extended by 1, one per logit row.
+
+        Shape (n_rows, D, D); estimated from every s-th row, at most `most_rows` rows.
+        """
+
+    def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
+        """Return the diagonals of `class_grams` over all rows, shape (n_rows, D)."""

@@ -1,0 +1,49 @@
+"""The one place that looks at how X is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+from scipy import sparse
+
+from fastsoftmax._designs import dense as dense_storage
+from fastsoftmax._designs import sparse as sparse_storage
+from fastsoftmax._designs.base import Design, Response
+from fastsoftmax._validation import Targets, Weights
+
+
+def make_design(
+    X: Any, targets: Targets, weights: Weights, offset: NDArray[Any] | None = None
+) -> Design:
+    """Return the design that holds a validated X (C-order array or CSR), targets and weights."""
+    if sparse.issparse(X):
+        return sparse_storage.SparseDesign(X, targets, weights, offset)
+    return dense_storage.DenseDesign(X, targets, weights, offset)
+
+
+def predict(
+    X: Any, coef: NDArray[Any], intercept: NDArray[Any], response: Response
+) -> NDArray[Any]:
+    """Return a response of a linear softmax model at the rows of a validated X.
+
+    Parameters
+    ----------
+    X : array in C order or CSR matrix of shape (n_samples, n_features)
+    coef : ndarray of shape (n_rows, n_features)
+        One row stands for two classes.
+    intercept : ndarray of shape (n_rows,)
+    response : Response
+
+    Returns
+    -------
+    ndarray
+        See `Response`.
+
+    Raises
+    ------
+    ValueError
+        If a logit is not finite.
+    """
+    storage = sparse_storage if sparse.issparse(X) else dense_storage
+    return storage.predict(X, coef, intercept, response)

@@ -1,0 +1,167 @@
+"""X as a CSR matrix, through SciPy's products: one thread, and an (n_samples, n_rows) array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fastsoftmax._designs import curvature
+from fastsoftmax._designs.base import Array, Float64Array, Response
+from fastsoftmax._jit import kernel_view
+from fastsoftmax._kernels import rows as kernels
+from fastsoftmax._threads import sweep
+from fastsoftmax._validation import Targets, Weights
+from fastsoftmax.functional import log_softmax, softmax
+
+
+class SparseDesign:
+    """Rows of a CSR matrix; see `fastsoftmax._designs.base.Design`. X is never densified whole."""
+
+    def __init__(
+        self, X: Any, targets: Targets, weights: Weights, offset: Array | None = None
+    ) -> None:
+        self._X = X
+        self._labels = kernel_view(targets.labels)
+        self._soft = kernel_view(targets.soft)
+        self._weights = kernel_view(weights.scaled)
+        self._offset = kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset)
+        self.n_classes = targets.n_classes
+        self.weight_sum = weights.total
+        self.n_samples: int = X.shape[0]
+        self.n_features: int = X.shape[1]
+        self.dtype: np.dtype[Any] = X.dtype
+
+    def loss(self, coef: Float64Array, intercept: Float64Array) -> float:
+        """Return ``sum_i w_i loss_i``."""
+        return self._loss_and_residual(coef, intercept)[0]
+
+    def loss_and_gradient(
+        self, coef: Float64Array, intercept: Float64Array
+    ) -> tuple[float, Float64Array]:
+        """Return the loss sum and its gradient."""
+        loss, residual = self._loss_and_residual(coef, intercept)
+        return loss, self._back(residual)
+
+    def hessian_vector_product(
+        self,
+        coef: Float64Array,
+        intercept: Float64Array,
+        coef_direction: Float64Array,
+        intercept_direction: Float64Array,
+    ) -> Float64Array:
+        """Return the product of the loss sum's Hessian with a direction."""
+        P = self._probabilities(self._X, coef, intercept)
+        T = _logits(self._X, coef_direction, intercept_direction)
+        T -= np.einsum("ik,ik->i", P, T)[:, None] if P.shape[1] > 1 else P * T
+        T *= P
+        if self._weights.size:
+            T *= self._weights[:, None]
+        return self._back(T)
+
+    def hessian(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
+        """Return the Hessian of the loss sum in its identifiable coordinates."""
+        return curvature.hessian(self._blocks(coef, intercept), coef.shape[0], self.n_features)
+
+    def class_grams(
+        self, coef: Float64Array, intercept: Float64Array, most_rows: int
+    ) -> Float64Array:
+        """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ`` per logit row, from every s-th row."""
+        step = max(1, -(-self.n_samples // most_rows))
+        blocks = self._blocks(coef, intercept, step)
+        return curvature.class_grams(blocks, coef.shape[0], self.n_features) * step
+
+    def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
+        """Return the diagonals of `class_grams` over all rows."""
+        P = self._probabilities(self._X, coef, intercept).astype(np.float64)
+        curvatures = P * (1.0 - P)
+        if self._weights.size:
+            curvatures *= self._weights[:, None]
+        diagonals = np.empty((P.shape[1], self.n_features + 1))
+        diagonals[:, :-1] = (self._X.multiply(self._X).T @ curvatures).T
+        diagonals[:, -1] = curvatures.sum(axis=0)
+        return diagonals
+
+    def _loss_and_residual(
+        self, coef: Float64Array, intercept: Float64Array
+    ) -> tuple[float, Array]:
+        """Return the loss sum and the residual ``R = w (P - Y)``, (n_samples, n_rows)."""
+        residual = _logits(self._X, coef, intercept)
+        block_size = kernels.rows_per_block(residual.shape[1])
+        losses = np.zeros(-(-self.n_samples // block_size))
+        sweep(
+            kernels.residual_rows_parallel,
+            kernels.residual_rows_serial,
+            len(losses),
+            30.0 * residual.size,
+            block_size,
+            residual,
+            self._labels,
+            self._soft,
+            self._weights,
+            self._offset,
+            losses,
+        )
+        return float(losses.sum()), residual
+
+    def _back(self, residual: Array) -> Float64Array:
+        """Return ``[Rᵀ X, sum of R]`` in float64."""
+        gradient = np.empty((residual.shape[1], self.n_features + 1))
+        gradient[:, :-1] = (self._X.T @ residual).T
+        gradient[:, -1] = residual.sum(axis=0, dtype=np.float64)
+        return gradient
+
+    def _probabilities(
+        self, X: Any, coef: Float64Array, intercept: Float64Array, rows: slice = slice(None)
+    ) -> Array:
+        """Return probabilities, one column per logit row."""
+        offset = self._offset[rows] if self._offset.size else None
+        P = predict(X, coef, intercept, Response.PROBABILITIES, offset)
+        return P[:, -coef.shape[0] :]
+
+    def _blocks(
+        self, coef: Float64Array, intercept: Float64Array, step: int = 1
+    ) -> Iterator[curvature.Block]:
+        """Yield every `step`-th row in dense blocks of a few MB."""
+        for rows in curvature.row_slices(self.n_samples, self.n_features, step):
+            X = self._X[rows]
+            P = self._probabilities(X, coef, intercept, rows)
+            weights = self._weights[rows] if self._weights.size else None
+            yield curvature.block(X.toarray(), P, weights, coef.shape[0])
+
+
+def _logits(X: Any, coef: Array, intercept: Array) -> Array:
+    """Return ``X Wᵀ + b`` in C order and X's dtype."""
+    logits = np.ascontiguousarray(X @ np.ascontiguousarray(coef.T, dtype=X.dtype))
+    logits += intercept.astype(X.dtype)
+    return logits
+
+
+def predict(
+    X: Any, coef: Array, intercept: Array, response: Response, offset: Array | None = None
+) -> Array:
+    """Return a response at the rows of a CSR matrix; see `Response`.
+
+    Raises
+    ------
+    ValueError
+        If a logit is not finite.
+    """
+    logits = _logits(X, coef, intercept)
+    if offset is not None:
+        logits += offset
+    if not np.all(np.isfinite(logits)):
+        raise ValueError(
+            "X times the coefficients overflows: some logits are not finite. Scale X, for "
+            "example with sklearn.preprocessing.MaxAbsScaler, and check coef_."
+        )
+    if response == Response.LOGITS:
+        return logits
+    if logits.shape[1] == 1:
+        logits = np.hstack([np.zeros_like(logits), logits])
+    if response == Response.LABELS:
+        return logits.argmax(axis=1).astype(np.int32)
+    if response == Response.PROBABILITIES:
+        return softmax(logits, out=logits)
+    return log_softmax(logits, out=logits)

@@ -1,0 +1,47 @@
+"""Weighted Gram matrices, the building blocks of Hessians."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from fastsoftmax._jit import Array, block_kernel, parallel_driver, serial_driver
+from fastsoftmax._kernels.tiles import backward
+
+
+@block_kernel
+def _gram_unit(
+    u: int, X: Array, curvatures: Array, n_chunks: int, scaled: Array, grams: Array
+) -> None:
+    """Add ``[X, 1]ᵀ diag(curvature) [X, 1]`` over one chunk of rows to ``grams[u]``.
+
+    Unit `u` stands for the curvature ``u // n_chunks`` and the chunk ``u % n_chunks``. The
+    scaled transpose of a block of rows takes the place of a residual in `backward`.
+    """
+    n_samples, n_features = X.shape
+    n_lanes = scaled.shape[2]
+    curvature, rows = curvatures[u // n_chunks], scaled[u]
+    chunk_rows = (n_samples + n_chunks - 1) // n_chunks
+    start = (u % n_chunks) * chunk_rows
+    stop = min(start + chunk_rows, n_samples)
+    for first in range(start, stop, n_lanes):
+        n = min(n_lanes, stop - first)
+        for i in range(n):
+            c = curvature[first + i]
+            x = X[first + i]
+            for j in range(n_features):
+                rows[j, i] = c * x[j]
+            rows[n_features, i] = c
+        backward(X, first, n, rows, grams[u])
+
+
+@serial_driver
+def weighted_grams_serial(first, last, X, curvatures, n_chunks, scaled, grams):
+    for u in range(first, last):
+        _gram_unit(u, X, curvatures, n_chunks, scaled, grams)
+
+
+@parallel_driver
+def weighted_grams_parallel(n_units, X, curvatures, n_chunks, scaled, grams):
+    for u in prange(n_units):
+        _gram_unit(np.int64(u), X, curvatures, n_chunks, scaled, grams)

@@ -1,0 +1,21 @@
+"""Minimisers of smooth functions. They know callables and vectors, nothing of data or classes."""
+
+from fastsoftmax._solvers.lbfgs import minimize_lbfgs
+from fastsoftmax._solvers.preconditioner import (
+    BlockPreconditioner,
+    DiagonalPreconditioner,
+    Preconditioner,
+    SumZeroPreconditioner,
+)
+from fastsoftmax._solvers.result import IterationState, SolverResult, Status
+
+__all__ = [
+    "BlockPreconditioner",
+    "DiagonalPreconditioner",
+    "IterationState",
+    "Preconditioner",
+    "SolverResult",
+    "Status",
+    "SumZeroPreconditioner",
+    "minimize_lbfgs",
+]

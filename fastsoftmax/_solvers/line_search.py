@@ -1,0 +1,93 @@
+"""A step length along a descent direction of a smooth, nearly always convex, function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+_SUFFICIENT_DECREASE = 1e-4
+_CURVATURE = 0.9
+_MOST_TRIALS = 40
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trial: step size, and value, gradient and slope of the function there."""
+
+    step_size: float
+    value: float
+    gradient: Vector
+    slope: float
+
+
+def search(
+    along: Callable[[float], Point], start: Point, noise: float, first_step: float = 1.0
+) -> tuple[Point | None, int]:
+    """Return a point that satisfies the weak Wolfe conditions, and the number of trials.
+
+    Where the decrease drowns in the rounding of the function, Hager and Zhang's approximate
+    condition on the slope takes over, so that a solver can go on to the accuracy of the
+    *gradient*.
+
+    Parameters
+    ----------
+    along : callable
+        ``along(t)`` evaluates the function at step size t; its value may be infinite.
+    start : Point
+        The point at step size 0, of negative slope.
+    noise : float
+        Absolute uncertainty of the function's value.
+    first_step : float
+        First step size tried.
+
+    Returns
+    -------
+    point : Point or None
+        None if no trial passed.
+    n_trials : int
+
+    References
+    ----------
+    Nocedal & Wright (2006), Numerical Optimization, section 3.5. Hager & Zhang (2005), SIAM J.
+    Optim. 16(1), equations 4.1 to 4.3 (conditions T1 and T2).
+    """
+    low, high = start, None
+    t = first_step
+    for trial in range(1, _MOST_TRIALS + 1):
+        point = along(t)
+        if not np.isfinite(point.value) or not _decreases(point, start, noise):
+            high = point
+        elif point.slope < _CURVATURE * start.slope:
+            low = point
+        else:
+            return point, trial
+        t = _next_step(low, high)
+        if high is not None and t <= low.step_size * (1.0 + 1e-12):
+            break
+    return None, trial
+
+
+def _decreases(point: Point, start: Point, noise: float) -> bool:
+    enough = _SUFFICIENT_DECREASE * point.step_size * start.slope
+    if point.value <= start.value + enough:
+        return True
+    drowned = point.value <= start.value + noise
+    return drowned and point.slope <= (2.0 * _SUFFICIENT_DECREASE - 1.0) * start.slope
+
+
+def _next_step(low: Point, high: Point | None) -> float:
+    """Return the zero of the slope's secant, kept inside the bracket or below 10 times `low`."""
+    if high is None:
+        return low.step_size * 4.0 if low.step_size else 1.0
+    width = high.step_size - low.step_size
+    if not np.isfinite(high.value):
+        return low.step_size + 0.1 * width
+    guess = low.step_size + 0.5 * width
+    if high.slope > 0 > low.slope:
+        guess = low.step_size + width * low.slope / (low.slope - high.slope)
+    return float(np.clip(guess, low.step_size + 0.05 * width, high.step_size - 0.05 * width))

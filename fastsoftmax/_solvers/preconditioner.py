@@ -1,0 +1,154 @@
+"""Approximate inverses of a Hessian, applied to gradients by the solvers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsoftmax._linalg import Cholesky, NotPositiveDefiniteError
+
+Vector = NDArray[np.float64]
+
+
+class Preconditioner(Protocol):
+    """A symmetric positive definite approximation of the inverse Hessian."""
+
+    def apply(self, gradient: Vector) -> Vector:
+        """Return its product with a flat gradient."""
+
+
+class _ScaledFactor:
+    """Cholesky factor of a positive semi-definite matrix scaled to unit diagonal.
+
+    The scaling makes the shift that a singular matrix needs (collinear columns) independent of
+    the units of the features. The shift starts at 1e-13 and grows until the factor exists.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (n, n)
+        Overwritten.
+
+    Raises
+    ------
+    FloatingPointError
+        If an entry is not finite.
+    """
+
+    def __init__(self, matrix: NDArray[np.float64]) -> None:
+        if not np.all(np.isfinite(matrix)):
+            raise FloatingPointError("the Hessian overflows")
+        diagonal = np.diag(matrix)
+        positive = diagonal > np.finfo(np.float64).tiny
+        self._scale = 1.0 / np.sqrt(np.where(positive, diagonal, 1.0))
+        matrix *= self._scale
+        matrix *= self._scale[:, None]
+        shift = 1e-13
+        while True:
+            np.fill_diagonal(matrix, 1.0 + shift)
+            try:
+                self._factor = Cholesky(matrix)
+                return
+            except NotPositiveDefiniteError:
+                shift *= 10.0
+
+    def solve(self, right: Vector) -> Vector:
+        """Return the product of the inverse with a vector, or with each row of an array."""
+        return self._scale * self._factor.solve(self._scale * right)
+
+
+class SumZeroPreconditioner:
+    """Inverse of a full Hessian over rows that may be shifted by a common vector.
+
+    A softmax does not change when every row's coefficients shift alike, so the Hessian is
+    singular, and gradients and steps sum to zero over the rows. The first K - 1 rows carry it:
+    with a step ``d = (u, 0) - mean``, the reduced Hessian is the leading block of the loss's
+    Hessian plus ``l2 (1[a = b] - 1/K)``, and the reduced gradient the first K - 1 rows.
+
+    Parameters
+    ----------
+    hessian : ndarray of shape (n_free * D, n_free * D)
+        Leading block of the loss's Hessian. Overwritten.
+    l2 : ndarray of shape (D,)
+        Penalty strengths.
+    n_rows : int
+        K, where ``n_free = K - 1``, or 1, where the Hessian is not singular and ``n_free = 1``.
+    """
+
+    def __init__(self, hessian: NDArray[np.float64], l2: Vector, n_rows: int) -> None:
+        D = len(l2)
+        n_free = max(1, n_rows - 1)
+        blocks = hessian.reshape(n_free, D, n_free, D)
+        for a in range(n_free):
+            for b in range(n_free):
+                share = 1.0 if n_rows == 1 else float(a == b) - 1.0 / n_rows
+                blocks[a, np.arange(D), b, np.arange(D)] += share * l2
+        self._shape = (n_rows, D)
+        self._factor = _ScaledFactor(hessian)
+
+    def apply(self, gradient: Vector) -> Vector:
+        """Return the step, whose rows sum to zero."""
+        g = gradient.reshape(self._shape)
+        if len(g) == 1:
+            return self._factor.solve(gradient)
+        step = np.zeros_like(g)
+        reduced = g[:-1] - g.mean(axis=0)
+        step[:-1] = self._factor.solve(reduced.ravel()).reshape(reduced.shape)
+        step -= step.mean(axis=0)
+        return step.ravel()
+
+
+class BlockPreconditioner:
+    """Inverse of a block-diagonal matrix, one block per row of the parameters.
+
+    Parameters
+    ----------
+    blocks : ndarray of shape (1 or n_rows, D, D)
+        One block serves all rows if there is only one.
+    l2 : ndarray of shape (D,)
+        Penalty strengths, added to each block's diagonal.
+    n_rows : int
+    """
+
+    def __init__(self, blocks: NDArray[np.float64], l2: Vector, n_rows: int) -> None:
+        self._shape = (n_rows, len(l2))
+        self._factors = []
+        for block in blocks:
+            block = block + np.diag(l2)
+            # Where a class hardly occurs its block is nearly zero, while the other classes
+            # still curve the objective along it; a floor keeps such steps bounded.
+            block += np.diag(np.full(len(l2), 1e-7 * np.trace(block) / len(l2)))
+            self._factors.append(_ScaledFactor(block))
+
+    def apply(self, gradient: Vector) -> Vector:
+        """Return the step; for several rows it sums to zero over them."""
+        g = gradient.reshape(self._shape)
+        if len(self._factors) == 1:
+            step = self._factors[0].solve(g)
+        else:
+            step = np.stack([f.solve(row) for f, row in zip(self._factors, g, strict=True)])
+        if len(g) > 1:
+            step = step - step.mean(axis=0)
+        return step.ravel()
+
+
+class DiagonalPreconditioner:
+    """Inverse of a diagonal matrix.
+
+    Parameters
+    ----------
+    diagonal : ndarray of shape (n_rows, D)
+        Non-negative; entries of zero (columns that never occur, unpenalised) are left alone.
+    """
+
+    def __init__(self, diagonal: NDArray[np.float64]) -> None:
+        self._shape = diagonal.shape
+        self._inverse = 1.0 / np.where(diagonal > 0, diagonal, 1.0)
+
+    def apply(self, gradient: Vector) -> Vector:
+        """Return the step; for several rows it sums to zero over them."""
+        step = self._inverse * gradient.reshape(self._shape)
+        if len(step) > 1:
+            step -= step.mean(axis=0)
+        return step.ravel()

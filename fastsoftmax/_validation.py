@@ -1,0 +1,232 @@
+"""What users pass -> the arrays that designs and kernels rely on, or a clear error.
+
+The rules are scikit-learn's, and so are the types of the errors. Stricter than scikit-learn:
+negative weights (the objective would not be convex), missing labels, and weights whose scale
+makes the penalty overflow are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from sklearn.utils import check_array, compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length
+
+FLOATS = (np.float64, np.float32)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Targets of a softmax model, in one of two forms; the other is an array of size 0.
+
+    Attributes
+    ----------
+    labels : ndarray of shape (n_samples,), int32
+        Class indices in [0, n_classes).
+    soft : ndarray of shape (n_samples, n_classes), float
+        Probabilities; each row sums to 1.
+    n_classes : int
+    """
+
+    labels: NDArray[np.int32]
+    soft: NDArray[Any]
+    n_classes: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Sample weights, scaled so that the largest is 1.
+
+    Attributes
+    ----------
+    scaled : ndarray of shape (n_samples,) or (0,)
+        Weights in [0, 1] in the dtype of X; of size 0 if all are equal.
+    largest : float
+        The weight that 1 stands for.
+    total : float
+        Sum of the scaled weights.
+    """
+
+    scaled: NDArray[Any]
+    largest: float
+    total: float
+
+    def penalty_strength(self, C: float) -> float:
+        """Return ``l2 = 1 / (C sum(s))``, the strength that goes with the *mean* loss.
+
+        Raises
+        ------
+        ValueError
+            If it overflows.
+        """
+        with np.errstate(over="ignore"):
+            strength = float(np.float64(1.0) / C / self.largest / self.total)
+        if not np.isfinite(strength):
+            raise ValueError(
+                f"The penalty 1/(C * sum(sample_weight)) overflows: C={C!r} and the largest "
+                f"sample weight is {self.largest!r}. Rescale sample_weight."
+            )
+        return strength
+
+
+def check_weights(sample_weight: ArrayLike | None, X: Any) -> Weights:
+    """Return the weights of the rows of X.
+
+    Raises
+    ------
+    ValueError
+        For a wrong length or number of dimensions, NaN, infinity, a negative weight, or no
+        positive weight.
+    """
+    n_samples = X.shape[0]
+    if sample_weight is None:
+        return Weights(np.empty(0, X.dtype), 1.0, float(n_samples))
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    if weights.min(initial=0.0) < 0:
+        raise ValueError(
+            "Negative values in data passed to `sample_weight`: the objective would not be "
+            "convex. Remove these rows, or give them weight 0."
+        )
+    largest = float(weights.max(initial=0.0))
+    if largest == 0.0:
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    scaled = (weights / largest).astype(X.dtype)
+    return Weights(scaled, largest, float(scaled.sum(dtype=np.float64)))
+
+
+def apply_class_weight(
+    class_weight: dict[Any, float] | str | None,
+    classes: NDArray[Any],
+    labels: NDArray[Any],
+    y: NDArray[Any],
+    sample_weight: ArrayLike | None,
+    X: Any,
+) -> NDArray[np.float64] | ArrayLike | None:
+    """Return `sample_weight` times the weight of each row's class."""
+    if class_weight is None:
+        return sample_weight
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64, copy=True)
+    weights *= compute_class_weight(class_weight, classes=classes, y=y, sample_weight=weights)[
+        labels
+    ]
+    if weights.min(initial=0.0) < 0:
+        raise ValueError(
+            f"class_weight must not be negative (nor sample_weight), got class_weight="
+            f"{class_weight!r}: the objective would not be convex."
+        )
+    return weights
+
+
+def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Return the sorted classes in `y` and each row's index into them.
+
+    Raises
+    ------
+    ValueError
+        If `y` holds missing values, is not made of labels, or holds fewer than two classes.
+    """
+    if y.dtype.kind == "O" and any(_is_missing(label) for label in y):
+        raise ValueError("Input y contains missing values (None, NaN or NA). Drop these rows.")
+    check_classification_targets(y)
+    classes, labels = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            "This solver needs samples of at least 2 classes in the data, but the data contains "
+            f"only one class: {classes[0]!r}"
+        )
+    return classes, labels.astype(np.int32)
+
+
+def _is_missing(label: Any) -> bool:
+    return label is None or label is not label or type(label).__name__ in ("NAType", "NaTType")
+
+
+def check_design_matrix(X: Any) -> Any:
+    """Return X as a finite C-order array or CSR matrix of float64 or float32."""
+    X = check_array(X, accept_sparse="csr", dtype=FLOATS, order="C", input_name="X")
+    return check_sparse_indices(X) if sparse.issparse(X) else X
+
+
+def check_sparse_indices(X: Any) -> Any:
+    """Return X, a CSR matrix whose index arrays were checked: a kernel would read anywhere.
+
+    Raises
+    ------
+    ValueError
+        If a column index is out of range or the row pointers do not increase.
+    """
+    try:
+        X.check_format(full_check=True)
+    except ValueError as error:
+        raise ValueError(f"X is a corrupt CSR matrix: {error}. Rebuild it.") from error
+    return X
+
+
+def check_targets(
+    y: ArrayLike, X: Any, n_classes: int | None, sample_weight: ArrayLike | None
+) -> tuple[Targets, Weights]:
+    """Return targets and weights from class indices or rows of non-negative masses.
+
+    A row of masses with sum t is the same as the row divided by t with its weight times t.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or (n_samples, n_classes)
+        Integers in [0, n_classes), or non-negative finite numbers.
+    X : array or CSR matrix of shape (n_samples, n_features)
+    n_classes : int or None
+        None takes the largest index plus 1, or the number of columns.
+    sample_weight : array-like of shape (n_samples,) or None
+
+    Raises
+    ------
+    ValueError
+        Where `y` is none of that, or its length differs from that of X.
+    """
+    y = np.asarray(y)
+    check_consistent_length(X, y)
+    if y.ndim == 1:
+        labels = check_labels(y, n_classes)
+        n_classes = max(2, int(labels.max(initial=0)) + 1) if n_classes is None else n_classes
+        return Targets(labels, np.empty((0, 0), X.dtype), n_classes), check_weights(
+            sample_weight, X
+        )
+    masses = check_array(y, dtype=np.float64, input_name="y")
+    if masses.shape[1] < 2 or n_classes not in (None, masses.shape[1]):
+        raise ValueError(
+            f"y has {masses.shape[1]} columns of soft targets, but n_classes={n_classes}; "
+            "give one column per class, at least two."
+        )
+    if masses.min(initial=0.0) < 0:
+        raise ValueError("Soft targets in y must not be negative.")
+    totals = masses.sum(axis=1)
+    base = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    weights = check_weights(base * totals, X)
+    soft = (masses / np.where(totals > 0, totals, 1.0)[:, None]).astype(X.dtype)
+    return Targets(np.empty(0, np.int32), soft, masses.shape[1]), weights
+
+
+def check_labels(y: NDArray[Any], n_classes: int | None) -> NDArray[np.int32]:
+    """Return class indices as int32.
+
+    Raises
+    ------
+    ValueError
+        If an entry is not an integer in [0, n_classes).
+    """
+    if y.dtype.kind not in "iub" and not (y.dtype.kind == "f" and np.all(y == np.floor(y))):
+        raise ValueError(
+            f"y must hold class indices (integers from 0), got dtype {y.dtype}. Encode labels "
+            "with sklearn.preprocessing.LabelEncoder."
+        )
+    if y.size and (y.min() < 0 or (n_classes is not None and y.max() >= n_classes)):
+        upper = "n_classes" if n_classes is None else str(n_classes)
+        raise ValueError(
+            f"y must hold class indices in [0, {upper}), got values from {y.min()} to {y.max()}."
+        )
+    return y.astype(np.int32)

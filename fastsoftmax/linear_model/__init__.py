@@ -1,0 +1,5 @@
+"""Estimators: validate, encode, choose a solver, solve, store."""
+
+from fastsoftmax.linear_model._logistic import LogisticRegression
+
+__all__ = ["LogisticRegression"]

@@ -1,0 +1,345 @@
+"""The estimator: scikit-learn's interface over the objective and the solvers."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model._base import SparseCoefMixin
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from fastsoftmax._designs import Response, make_design, predict
+from fastsoftmax._solvers import IterationState
+from fastsoftmax._threads import resolve_n_jobs, thread_limit
+from fastsoftmax._validation import (
+    FLOATS,
+    Targets,
+    apply_class_weight,
+    check_sparse_indices,
+    check_weights,
+    encode_labels,
+)
+from fastsoftmax.linear_model._solve import solve
+from fastsoftmax.objective import SoftmaxObjective
+
+
+class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
+    r"""Multinomial (softmax) logistic regression.
+
+    Minimises, over coefficients W and intercepts b,
+
+    .. math:: C \sum_i s_i \, \ell(W x_i + b, y_i) + \frac{1}{2} \lVert W \rVert^2,
+              \qquad \ell(z, y) = \log \sum_k e^{z_k} - z_y ,
+
+    the objective of scikit-learn's class of the same name, whose parameters, attributes and
+    defaults it shares. Two classes have one logit, more classes one logit each. Features need no
+    scaling: the solver preconditions itself.
+
+    Parameters
+    ----------
+    C : float, default=1.0
+        Inverse strength of the penalty, in (0, inf]; ``np.inf`` fits without penalty.
+    l1_ratio : float, default=0.0
+        Share of the L1 norm in the penalty. Only 0 is implemented.
+    tol : float, default=1e-4
+        The solver stops when the largest absolute component of the gradient of the *mean*
+        objective (the above, divided by ``C * sum(s)``) is at most `tol`, and its own estimate
+        of the distance to the optimum, relative to the objective, is at most ``0.01 * tol``.
+        It also stops, without a warning, where the dtype of X allows no further progress.
+    fit_intercept : bool, default=True
+        Whether to fit b, which is not penalised.
+    class_weight : dict or 'balanced', default=None
+        Weights of the classes, multiplied with `sample_weight`; ``'balanced'`` makes the
+        weights of all classes sum up to the same.
+    random_state : int, RandomState instance or None, default=None
+        Ignored: the fit is deterministic. Present for compatibility.
+    solver : {'auto'}, default='auto'
+        L-BFGS on top of the Hessian, of Gram matrices per class, or of a diagonal, by shape.
+    max_iter : int, default=1000
+        Most iterations of the solver; 0 returns the starting point.
+    verbose : int, default=0
+        If positive, prints a line per iteration.
+    warm_start : bool, default=False
+        Whether `fit` starts from the attributes of the previous fit.
+    n_jobs : int, default=None
+        Threads that this estimator uses, in `fit` and in the prediction methods. None and -1
+        stand for all that the process may use (affinity, cgroup quota, ``NUMBA_NUM_THREADS``,
+        ``OMP_NUM_THREADS``), -2 for all but one. The result has the same bits for any number.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Sorted class labels.
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Coefficients, float32 if X was; one row for two classes. For more classes they have mean
+        zero over the classes.
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Intercepts; zero without `fit_intercept`.
+    n_iter_ : ndarray of shape (1,), int32
+        Iterations that the solver took.
+    n_features_in_ : int
+        Number of features seen by `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X was a frame whose column names are strings.
+
+    Notes
+    -----
+    X in C order and float64 or float32 is used in place. A Fortran-ordered array or a frame
+    (pandas stores frames by column) costs one copy. float32 stays float32. A fit that raises,
+    or is interrupted, leaves the estimator as it was.
+
+    References
+    ----------
+    Böhning (1992), Multinomial logistic regression algorithm, Ann. Inst. Stat. Math. 44.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from fastsoftmax import LogisticRegression
+    >>> X, y = load_iris(return_X_y=True)
+    >>> classifier = LogisticRegression().fit(X, y)
+    >>> classifier.predict(X[:2])
+    array([0, 0])
+    >>> classifier.predict_proba(X[:2]).round(3)
+    array([[0.982, 0.018, 0.   ],
+           [0.972, 0.028, 0.   ]])
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 (scikit-learn's protocol)
+        "C": [Interval(Real, 0, None, closed="right")],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "fit_intercept": ["boolean"],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "random_state": ["random_state"],
+        "solver": [StrOptions({"auto"})],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "n_jobs": [None, Integral],
+    }
+
+    def __init__(
+        self,
+        *,
+        C: float = 1.0,
+        l1_ratio: float = 0.0,
+        tol: float = 1e-4,
+        fit_intercept: bool = True,
+        class_weight: dict[Any, float] | str | None = None,
+        random_state: Any = None,
+        solver: str = "auto",
+        max_iter: int = 1000,
+        verbose: int = 0,
+        warm_start: bool = False,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.C = C
+        self.l1_ratio = l1_ratio
+        self.tol = tol
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.solver = solver
+        self.max_iter = max_iter
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Finite numbers.
+        y : array-like of shape (n_samples,)
+            Class labels: numbers, strings or booleans.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights. A weight of 2 is the same as the row twice, 0 as no row; a
+            class all of whose rows have weight 0 stays in `classes_`.
+
+        Returns
+        -------
+        self : LogisticRegression
+
+        Raises
+        ------
+        ValueError
+            If an argument is not as described, or X is so large that the objective overflows.
+        """
+        with _unchanged_on_failure(self):
+            self._fit(X, y, sample_weight)
+        return self
+
+    def _fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None) -> None:
+        if self.l1_ratio != 0:
+            raise ValueError(
+                f"l1_ratio={self.l1_ratio!r} is not implemented yet; use l1_ratio=0, or "
+                "sklearn.linear_model.LogisticRegression(solver='saga')."
+            )
+        n_threads = resolve_n_jobs(self.n_jobs)
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS, order="C")
+        if sparse.issparse(X):
+            X = check_sparse_indices(X)
+        classes, labels = encode_labels(y)
+        sample_weight = apply_class_weight(self.class_weight, classes, labels, y, sample_weight, X)
+        weights = check_weights(sample_weight, X)
+        targets = Targets(labels, np.empty((0, 0), X.dtype), len(classes))
+        objective = SoftmaxObjective.from_design(
+            make_design(X, targets, weights),
+            l2=weights.penalty_strength(self.C),
+            fit_intercept=self.fit_intercept,
+        )
+        with thread_limit(n_threads):
+            try:
+                result = solve(
+                    objective,
+                    self._start(objective),
+                    tol=self.tol,
+                    max_iter=self.max_iter,
+                    on_iteration=_print_progress if self.verbose > 0 else None,
+                )
+            except FloatingPointError as error:
+                raise ValueError(
+                    f"The fit cannot start: {error}. X contains values too large for "
+                    f"{X.dtype}; scale X, for example with sklearn.preprocessing.StandardScaler."
+                ) from error
+        if self.verbose > 0:
+            print(f"fastsoftmax: {result.message}")  # noqa: T201 (verbose asks for it)
+        if not result.converged:
+            warnings.warn(result.message, ConvergenceWarning, stacklevel=5)
+
+        coef = result.params.reshape(objective.shape)
+        intercept = np.zeros(len(coef))
+        if self.fit_intercept:
+            coef, intercept = coef[:, :-1], coef[:, -1]
+        if len(coef) > 1:
+            # The penalty makes the optimum's rows sum to zero; where it leaves a shift common
+            # to all classes free (intercepts, C=inf) this picks the representative.
+            coef = coef - coef.mean(axis=0)
+            intercept = intercept - intercept.mean()
+        self.classes_ = classes
+        self.coef_ = np.ascontiguousarray(coef, dtype=X.dtype)
+        self.intercept_ = np.ascontiguousarray(intercept, dtype=X.dtype)
+        self.n_iter_ = np.array([result.n_iterations], dtype=np.int32)
+
+    def _start(self, objective: SoftmaxObjective) -> NDArray[np.float64]:
+        """Return the parameters to start from: zero, or the last fit's if they fit."""
+        start = np.zeros(objective.shape)
+        coef = getattr(self, "coef_", None)
+        if not self.warm_start or coef is None:
+            return start
+        coef = coef.toarray() if sparse.issparse(coef) else coef
+        if coef.shape != (objective.n_rows, objective.n_features):
+            raise ValueError(
+                f"warm_start=True needs data of the shape of the previous fit: coef_ has shape "
+                f"{coef.shape}, the data ask for {(objective.n_rows, objective.n_features)}. "
+                "Use a new estimator, or warm_start=False."
+            )
+        start[:, : objective.n_features] = coef
+        if self.fit_intercept:
+            start[:, -1] = self.intercept_
+        return start
+
+    def decision_function(self, X: Any) -> NDArray[Any]:
+        """Return the logits of samples.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            For two classes one logit, positive where ``classes_[1]`` is predicted.
+        """
+        logits = self._respond(X, Response.LOGITS)
+        return logits.ravel() if logits.shape[1] == 1 else logits
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the most probable class of samples; the first of several equals.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        labels = self._respond(X, Response.LABELS)
+        return np.asarray(self.classes_[labels])
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """Return the probabilities of all classes, in the order of `classes_`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Rows sum to 1.
+        """
+        return self._respond(X, Response.PROBABILITIES)
+
+    def predict_log_proba(self, X: Any) -> NDArray[Any]:
+        """Return the logarithms of the probabilities, computed without their underflow.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        return self._respond(X, Response.LOG_PROBABILITIES)
+
+    def _respond(self, X: Any, response: Response) -> NDArray[Any]:
+        check_is_fitted(self)
+        n_threads = resolve_n_jobs(self.n_jobs)
+        X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, order="C", reset=False)
+        coef = self.coef_
+        coef = coef.toarray() if sparse.issparse(coef) else np.asarray(coef)
+        if coef.dtype == np.float64 and X.dtype == np.float32:
+            X = X.astype(np.float64)  # as scikit-learn: the wider dtype of the two
+        with thread_limit(n_threads):
+            return predict(X, coef, np.atleast_1d(self.intercept_), response)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+@contextlib.contextmanager
+def _unchanged_on_failure(estimator: BaseEstimator) -> Iterator[None]:
+    """Put an estimator's attributes back if the block raises, or is interrupted."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+def _print_progress(state: IterationState) -> None:
+    print(  # noqa: T201 (verbose asks for it)
+        f"fastsoftmax: iteration {state.iteration:4d}  passes {state.n_passes:5d}  objective "
+        f"{state.objective:.10f}  max |gradient| {state.gradient_norm:.2e}  step size "
+        f"{state.step_size:.2g}"
+    )

@@ -1,0 +1,109 @@
+"""Which solver and which preconditioner serve an objective: the only place that decides."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsoftmax._solvers import (
+    BlockPreconditioner,
+    DiagonalPreconditioner,
+    IterationState,
+    Preconditioner,
+    SolverResult,
+    SumZeroPreconditioner,
+    minimize_lbfgs,
+)
+from fastsoftmax.objective import SoftmaxObjective
+
+#: Free parameters up to which the full Hessian is built. At 1000 it costs as much as about 100
+#: passes over X, and saves more (`bench run`); above, its n (K D)**2 operations dominate a fit.
+_FULL_HESSIAN = 1000
+#: Columns up to which per-class Gram matrices are factored, K of them in D**3 / 3 operations.
+_CLASS_GRAMS = 2500
+
+#: Iterations between two full Hessians (lag): L-BFGS bridges the time with cheap passes.
+_HESSIAN_LAG = 8
+
+
+def solve(
+    objective: SoftmaxObjective,
+    start: NDArray[np.float64],
+    *,
+    tol: float,
+    max_iter: int,
+    on_iteration: Callable[[IterationState], bool | None] | None = None,
+) -> SolverResult:
+    """Minimise an objective by L-BFGS over a lagged estimate of its curvature.
+
+    Parameters
+    ----------
+    objective : SoftmaxObjective
+    start : ndarray of shape ``objective.shape``
+    tol, max_iter, on_iteration
+        See `fastsoftmax._solvers.minimize_lbfgs`.
+
+    Raises
+    ------
+    FloatingPointError
+        If the objective or its curvature overflows at the start.
+    """
+    make_preconditioner, refresh_at, full = _curvature(objective)
+    return minimize_lbfgs(
+        objective.value_and_gradient,
+        start.ravel(),
+        make_preconditioner=make_preconditioner,
+        refresh_at=refresh_at,
+        refresh_on_bad_step=full,
+        tol=tol,
+        max_iter=max_iter,
+        noise=4.0 * float(np.finfo(objective.dtype).eps),
+        on_iteration=on_iteration,
+    )
+
+
+def _curvature(
+    objective: SoftmaxObjective,
+) -> tuple[Callable[[NDArray[np.float64]], Preconditioner], Iterator[int], bool]:
+    """Return the preconditioner's maker, its refresh schedule, and whether it is a full Hessian."""
+    design, n_rows = objective.design, objective.n_rows
+    D = objective.shape[1]
+    l2 = objective.l2[:D]
+    weight_sum = design.weight_sum
+
+    def coefficients(params: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+        packed = params.reshape(objective.shape)
+        if objective.fit_intercept:
+            return packed[:, :-1], packed[:, -1]
+        return packed, np.zeros(n_rows)
+
+    def full_hessian(params: NDArray[np.float64]) -> Preconditioner:
+        full = design.hessian(*coefficients(params)) / weight_sum
+        n_free, extended = max(1, n_rows - 1), design.n_features + 1
+        blocks = full.reshape(n_free, extended, n_free, extended)[:, :D, :, :D]
+        return SumZeroPreconditioner(blocks.reshape(n_free * D, n_free * D).copy(), l2, n_rows)
+
+    def class_grams(params: NDArray[np.float64]) -> Preconditioner:
+        most_rows = max(4 * D, 3000)
+        coef, intercept = coefficients(params)
+        if not params.any():  # all classes are equally likely: one Gram matrix serves all
+            coef, intercept = coef[:1] * 0.0, intercept[:1] * 0.0
+            share = (1.0 - 1.0 / design.n_classes) / design.n_classes / 0.25
+            grams = share * design.class_grams(coef, intercept, most_rows)
+        else:
+            grams = design.class_grams(coef, intercept, most_rows)
+        return BlockPreconditioner(grams[:, :D, :D] / weight_sum, l2, n_rows)
+
+    def class_diagonals(params: NDArray[np.float64]) -> Preconditioner:
+        diagonals = design.class_diagonals(*coefficients(params))[:, :D] / weight_sum
+        # The mean over classes: a step must stay a step when a class has hardly any weight.
+        return DiagonalPreconditioner(diagonals.mean(axis=0) * np.ones((n_rows, 1)) + l2)
+
+    if max(1, n_rows - 1) * D <= _FULL_HESSIAN:
+        return full_hessian, itertools.count(_HESSIAN_LAG, _HESSIAN_LAG), True
+    if D <= _CLASS_GRAMS:
+        return class_grams, (8 * 2**i for i in itertools.count()), False
+    return class_diagonals, iter((16, 64)), False
