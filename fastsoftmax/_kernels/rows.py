@@ -463,6 +463,12 @@ def jacobian_parallel(
         _jacobian_block(block, block_size, probabilities, jacobian, statuses)
 
 
+@exact_kernel
+def _times_deviation(p: Any, u: Any, half_mean: Any) -> Any:
+    """Return ``p (u - mean)`` in float64, by halves: ``u - mean`` may exceed the largest number."""
+    return (np.float64(p) * (0.5 * np.float64(u) - half_mean)) * 2.0
+
+
 @block_kernel
 def _jacobian_product_block(
     block: Any, block_size: Any, probabilities: Any, direction: Any, out: Any, statuses: Any
@@ -475,17 +481,16 @@ def _jacobian_product_block(
         if _improper_probabilities(p):
             statuses[block] = BAD_PROBABILITIES
             return
-        # In halves: |u_k - mean| may exceed the largest number, half of it cannot.
-        half = 0.0
+        half_mean = 0.0
         n_improper = np.int64(0)
         for k in range(row.size):
-            half += np.float64(p[k]) * (0.5 * np.float64(u[k]))
+            half_mean += np.float64(p[k]) * (0.5 * np.float64(u[k]))
             n_improper += np.int64(not (abs(u[k]) < np.inf))
         if n_improper > 0:
             statuses[block] = BAD_DIRECTION
             return
         for k in range(row.size):
-            row[k] = np.float64(p[k]) * (0.5 * np.float64(u[k]) - half) * 2.0
+            row[k] = _times_deviation(p[k], u[k], half_mean)
 
 
 @serial_driver
@@ -755,9 +760,9 @@ def residual_rows_serial(
 
     Notes
     -----
-    A logit that is NaN or plus infinity makes its block's loss NaN, and nothing else is reported:
-    the caller checks the sum of `losses`. Minus infinity among several logits is a class of
-    probability 0, as everywhere in this file; as the only logit it counts as not finite.
+    A logit that is NaN or plus infinity makes its block's loss NaN or infinite, and nothing else
+    is reported: the caller checks the sum of `losses`. Minus infinity among several logits is a
+    class of probability 0, as everywhere in this file; as the only logit it is not finite either.
     """
     for block in range(first, last):
         _residual_block(block, block_size, logits, labels, soft, weights, offset, losses)
