@@ -1,0 +1,784 @@
+"""Kernels over rows of logits or probabilities: the equations of ``docs/equations.md``.
+
+Conventions, besides those of `fastsoftmax._jit`:
+
+- Arrays are ``(n_samples, n_classes)``, one sample per row. An *empty* array stands for an
+  argument that is not given (soft targets beside labels, no offset, no output wanted).
+- One block is ``block_size`` rows (`rows_per_block`). Block functions take the block's number
+  first; drivers take ``n_blocks`` or ``first, last``.
+- Sums are float64, whatever the dtype of the rows.
+- ``greatest`` is the maximum of a row, ``rest`` the sum of ``exp(z_k - greatest)`` over all
+  classes but one that attains the maximum. So ``sum_k exp(z_k - greatest) = 1 + rest``, and a
+  `rest` far below 1 keeps its precision: the loss of the greatest class is ``log1p(rest)``,
+  its residual is ``-rest / (1 + rest)``.
+- ``statuses`` gets one code per block, the first that is not `FINE`. What a row holds after
+  that is undefined.
+- Shapes, index ranges and weights are the caller's to check.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from fastsoftmax._jit import block_kernel, exact_kernel, parallel_driver, serial_driver
+from fastsoftmax._kernels.exp import exp_nonpositive
+
+#: Codes for `statuses`.
+FINE = 0
+HAS_NAN = 1
+HAS_PLUS_INFINITY = 2
+ALL_MINUS_INFINITY = 3
+BAD_TARGETS = 4
+BAD_PROBABILITIES = 5
+BAD_DIRECTION = 6
+
+#: Probabilities may exceed 1 by the rounding of whoever computed them (float16 included).
+LARGEST_PROBABILITY = 1.001
+
+#: Terms added without compensation. Vector lanes share them, so the rounding error of a sum over
+#: K = 1e5 classes stays that of some ten additions.
+_CHUNK = 128
+
+
+def rows_per_block(n_entries: int) -> int:
+    """Return how many rows of `n_entries` entries make a block: 16384 entries, 256 rows at most.
+
+    Such a block of float64 is 128 kB and keeps one core busy for some 20 us.
+    """
+    return min(256, max(1, 16384 // max(1, n_entries)))
+
+
+# --- Parts of a row -------------------------------------------------------------------------------
+
+
+@exact_kernel
+def _shifted_exp(z: Any, greatest: Any) -> Any:
+    """Return ``exp(z - greatest)``, corrected for the rounding of the difference.
+
+    ``z - greatest = d + error`` exactly (Knuth's two-sum), and ``exp(d + error)`` is
+    ``exp(d) (1 + error)`` to working precision. Costs 0.1 ns of 0.9; without it an entry loses
+    ``|d|`` ulp, and a row of many equal entries passes its common error on to the sum.
+    """
+    d = z - greatest
+    back = d - z
+    error = (z - (d - back)) - (greatest + back)
+    e = exp_nonpositive(d)
+    return e + e * error if e > 0 else e  # d = -inf has error NaN and e = 0
+
+
+@exact_kernel
+def _difference(z: Any, greatest: Any) -> Any:
+    """Return ``z - greatest`` in float64, safe from reassociation."""
+    return np.float64(z) - np.float64(greatest)
+
+
+@exact_kernel
+def _log_probability(z: Any, greatest: Any, log_mass: Any) -> Any:
+    """Return ``(z - greatest) - log_mass``, both differences without cancellation."""
+    return (z - greatest) - log_mass
+
+
+@exact_kernel
+def _add_compensated(total: Any, error: Any, x: Any) -> Any:
+    """Return the rounded ``total + x``, and `error` plus what the rounding lost (two-sum)."""
+    new = total + x
+    back = new - total
+    return new, error + ((total - (new - back)) + (x - back))
+
+
+@block_kernel
+def _greatest(row: Any) -> Any:
+    """Return the maximum of `row`; a NaN is passed over.
+
+    Eight chains: LLVM vectorises a maximum only with the flag `nnan`. 0.2 ns an entry, not 0.6.
+    """
+    a = row.dtype.type(-np.inf)
+    b = c = d = e = f = g = h = a
+    n_eights = row.size // 8
+    for j in range(n_eights):
+        x = row[8 * j : 8 * j + 8]
+        a = x[0] if x[0] > a else a
+        b = x[1] if x[1] > b else b
+        c = x[2] if x[2] > c else c
+        d = x[3] if x[3] > d else d
+        e = x[4] if x[4] > e else e
+        f = x[5] if x[5] > f else f
+        g = x[6] if x[6] > g else g
+        h = x[7] if x[7] > h else h
+    a = b if b > a else a
+    c = d if d > c else c
+    e = f if f > e else e
+    g = h if h > g else g
+    a = c if c > a else a
+    e = g if g > e else e
+    a = e if e > a else a
+    for k in range(8 * n_eights, row.size):
+        a = row[k] if row[k] > a else a
+    return a
+
+
+@block_kernel
+def _status_of_greatest(row: Any, greatest: Any) -> Any:
+    if greatest == np.inf:
+        return HAS_PLUS_INFINITY
+    if greatest > -np.inf:
+        return FINE  # NaN entries show in `rest`
+    for k in range(row.size):
+        if row[k] != row[k]:
+            return HAS_NAN
+    return ALL_MINUS_INFINITY
+
+
+@block_kernel
+def _copy(source: Any, row: Any) -> None:
+    for k in range(row.size):
+        row[k] = source[k]
+
+
+@block_kernel
+def _exponentials(row: Any, greatest: Any) -> Any:
+    """Overwrite `row` with ``exp(row - greatest)`` and return `rest`; NaN if any entry is."""
+    zero = row.dtype.type(0)
+    total = 0.0
+    error = 0.0
+    n_greatest = np.int64(0)
+    for chunk in range((row.size + _CHUNK - 1) // _CHUNK):
+        part = row[chunk * _CHUNK : (chunk + 1) * _CHUNK]
+        partial = 0.0
+        for k in range(part.size):
+            z = part[k]
+            e = _shifted_exp(z, greatest)
+            part[k] = e
+            partial += np.float64(zero if z == greatest else e)
+            n_greatest += np.int64(z == greatest)  # a conditional sum would not vectorise
+        total, error = _add_compensated(total, error, partial)
+    return (total + error) + (n_greatest - 1)
+
+
+@block_kernel
+def _rest(row: Any, greatest: Any) -> Any:
+    """Return what `_exponentials` returns, and leave `row` as it is."""
+    zero = row.dtype.type(0)
+    total = 0.0
+    error = 0.0
+    n_greatest = np.int64(0)
+    for chunk in range((row.size + _CHUNK - 1) // _CHUNK):
+        part = row[chunk * _CHUNK : (chunk + 1) * _CHUNK]
+        partial = 0.0
+        for k in range(part.size):
+            z = part[k]
+            e = _shifted_exp(z, greatest)
+            partial += np.float64(zero if z == greatest else e)
+            n_greatest += np.int64(z == greatest)
+        total, error = _add_compensated(total, error, partial)
+    return (total + error) + (n_greatest - 1)
+
+
+@block_kernel
+def _improper_probabilities(row: Any) -> Any:
+    """Tell whether an entry is NaN or outside ``[0, LARGEST_PROBABILITY]``."""
+    n_improper = np.int64(0)
+    for k in range(row.size):
+        n_improper += np.int64(not (row[k] >= 0 and row[k] <= LARGEST_PROBABILITY))
+    return n_improper > 0
+
+
+@block_kernel
+def _improper_targets(row: Any) -> Any:
+    """Tell whether an entry is negative or NaN, or their sum exceeds the dtype."""
+    n_improper = np.int64(0)
+    total = 0.0
+    for k in range(row.size):
+        n_improper += np.int64(not (row[k] >= 0))
+        total += np.float64(row[k])
+    return n_improper > 0 or not (row.dtype.type(total) < np.inf)
+
+
+# --- Equation 1: softmax and its logarithm --------------------------------------------------------
+
+
+@block_kernel
+def _softmax_block(
+    block: Any, block_size: Any, logits: Any, probabilities: Any, statuses: Any
+) -> None:
+    first = block * block_size
+    for j in range(min(block_size, logits.shape[0] - first)):
+        source = logits[first + j]
+        row = probabilities[first + j]
+        greatest = _greatest(source)
+        status = _status_of_greatest(source, greatest)
+        _copy(source, row)  # then all is in place: vector code even where `row` is `source`
+        rest = _exponentials(row, greatest)
+        if status == FINE and rest != rest:
+            status = HAS_NAN
+        if status != FINE:
+            statuses[block] = status
+            return
+        inverse = row.dtype.type(1.0 / (1.0 + rest))
+        for k in range(row.size):
+            row[k] *= inverse
+
+
+@serial_driver
+def softmax_serial(
+    first: Any, last: Any, block_size: Any, logits: Any, probabilities: Any, statuses: Any
+) -> None:
+    """Run eq. 1 over blocks ``first .. last - 1``; `probabilities` may be the logits' memory."""
+    for block in range(first, last):
+        _softmax_block(block, block_size, logits, probabilities, statuses)
+
+
+@parallel_driver
+def softmax_parallel(
+    n_blocks: Any, block_size: Any, logits: Any, probabilities: Any, statuses: Any
+) -> None:
+    """Run eq. 1 over all blocks in threads."""
+    for block in prange(n_blocks):
+        _softmax_block(block, block_size, logits, probabilities, statuses)
+
+
+@block_kernel
+def _log_normaliser(row: Any) -> Any:
+    """Return ``(greatest, rest, status)`` of a row of logits, which stays as it is."""
+    greatest = _greatest(row)
+    status = _status_of_greatest(row, greatest)
+    rest = _rest(row, greatest)
+    if status == FINE and rest != rest:
+        status = HAS_NAN
+    return greatest, rest, status
+
+
+@block_kernel
+def _log_softmax_block(
+    block: Any, block_size: Any, logits: Any, log_probabilities: Any, statuses: Any
+) -> None:
+    first = block * block_size
+    for j in range(min(block_size, logits.shape[0] - first)):
+        source = logits[first + j]
+        greatest, rest, status = _log_normaliser(source)
+        if status != FINE:
+            statuses[block] = status
+            return
+        row = log_probabilities[first + j]
+        log_mass = row.dtype.type(math.log1p(rest))
+        for k in range(row.size):
+            row[k] = _log_probability(source[k], greatest, log_mass)
+
+
+@serial_driver
+def log_softmax_serial(
+    first: Any, last: Any, block_size: Any, logits: Any, log_probabilities: Any, statuses: Any
+) -> None:
+    """Run the logarithm of eq. 1; `log_probabilities` may be the logits' memory."""
+    for block in range(first, last):
+        _log_softmax_block(block, block_size, logits, log_probabilities, statuses)
+
+
+@parallel_driver
+def log_softmax_parallel(
+    n_blocks: Any, block_size: Any, logits: Any, log_probabilities: Any, statuses: Any
+) -> None:
+    """Run the logarithm of eq. 1 over all blocks in threads."""
+    for block in prange(n_blocks):
+        _log_softmax_block(block, block_size, logits, log_probabilities, statuses)
+
+
+@block_kernel
+def _logsumexp_block(block: Any, block_size: Any, logits: Any, out: Any, statuses: Any) -> None:
+    first = block * block_size
+    for j in range(min(block_size, logits.shape[0] - first)):
+        greatest, rest, status = _log_normaliser(logits[first + j])
+        if status != FINE:
+            statuses[block] = status
+            return
+        out[first + j] = np.float64(greatest) + math.log1p(rest)
+
+
+@serial_driver
+def logsumexp_serial(
+    first: Any, last: Any, block_size: Any, logits: Any, out: Any, statuses: Any
+) -> None:
+    """Write the logarithm of eq. 1's denominator to `out`, ``(n_samples,)``."""
+    for block in range(first, last):
+        _logsumexp_block(block, block_size, logits, out, statuses)
+
+
+@parallel_driver
+def logsumexp_parallel(
+    n_blocks: Any, block_size: Any, logits: Any, out: Any, statuses: Any
+) -> None:
+    """Write the logarithm of eq. 1's denominator to `out`, in threads."""
+    for block in prange(n_blocks):
+        _logsumexp_block(block, block_size, logits, out, statuses)
+
+
+# --- Equations 2 to 4: cross-entropy of given probabilities ---------------------------------------
+
+
+@block_kernel
+def _negative_log(target: Any, probability: Any) -> Any:
+    """Return ``-target log(probability)`` in float64, with ``0 log 0 = 0``."""
+    if target == 0:
+        return 0.0
+    if probability == 0:
+        return np.inf
+    return -np.float64(target) * math.log(np.float64(probability))
+
+
+@block_kernel
+def _negative_ratio(weight: Any, target: Any, probability: Any) -> Any:
+    """Return ``-weight target / probability`` in float64, with ``0/0 = 0``."""
+    if target == 0 or weight == 0:
+        return 0.0
+    if probability == 0:
+        return -np.inf
+    return -(weight * np.float64(target)) / np.float64(probability)
+
+
+@block_kernel
+def _cross_entropy_block(
+    block: Any,
+    block_size: Any,
+    probabilities: Any,
+    labels: Any,
+    soft: Any,
+    weights: Any,
+    gradient: Any,
+    losses: Any,
+    statuses: Any,
+) -> None:
+    first = block * block_size
+    total = 0.0
+    for j in range(min(block_size, probabilities.shape[0] - first)):
+        i = first + j
+        row = probabilities[i]
+        weight = weights[i]
+        if _improper_probabilities(row):
+            statuses[block] = BAD_PROBABILITIES
+            return
+        if soft.size > 0 and _improper_targets(soft[i]):
+            statuses[block] = BAD_TARGETS
+            return
+        if gradient.size > 0:
+            slopes = gradient[i]
+            if soft.size > 0:
+                for k in range(row.size):
+                    slopes[k] = _negative_ratio(weight, soft[i, k], row[k])
+            else:
+                for k in range(row.size):
+                    slopes[k] = 0
+                k = labels[i]
+                slopes[k] = _negative_ratio(weight, 1, row[k])
+        elif weight > 0:  # a weight of zero removes the sample, also one of infinite loss
+            loss = 0.0
+            if soft.size > 0:
+                for k in range(row.size):
+                    loss += _negative_log(soft[i, k], row[k])
+            else:
+                loss = _negative_log(1, row[labels[i]])
+            total += weight * loss
+    losses[block] = total
+
+
+@serial_driver
+def cross_entropy_serial(
+    first: Any,
+    last: Any,
+    block_size: Any,
+    probabilities: Any,
+    labels: Any,
+    soft: Any,
+    weights: Any,
+    gradient: Any,
+    losses: Any,
+    statuses: Any,
+) -> None:
+    """Run eq. 4 if there is a `gradient` to write, else eq. 2 into `losses`, one per block."""
+    for block in range(first, last):
+        _cross_entropy_block(
+            block, block_size, probabilities, labels, soft, weights, gradient, losses, statuses
+        )
+
+
+@parallel_driver
+def cross_entropy_parallel(
+    n_blocks: Any,
+    block_size: Any,
+    probabilities: Any,
+    labels: Any,
+    soft: Any,
+    weights: Any,
+    gradient: Any,
+    losses: Any,
+    statuses: Any,
+) -> None:
+    """Run eq. 4 or eq. 2 over all blocks in threads."""
+    for block in prange(n_blocks):
+        _cross_entropy_block(
+            block, block_size, probabilities, labels, soft, weights, gradient, losses, statuses
+        )
+
+
+# --- Equation 5: the Jacobian of softmax ----------------------------------------------------------
+
+
+@block_kernel
+def _jacobian_block(
+    block: Any, block_size: Any, probabilities: Any, jacobian: Any, statuses: Any
+) -> None:
+    first = block * block_size
+    for j in range(min(block_size, probabilities.shape[0] - first)):
+        row = probabilities[first + j]
+        if _improper_probabilities(row):
+            statuses[block] = BAD_PROBABILITIES
+            return
+        one = row.dtype.type(1)
+        for a in range(row.size):
+            p = row[a]
+            line = jacobian[first + j, a]
+            for b in range(row.size):
+                line[b] = -p * row[b]
+            line[a] = p * (one - p)  # A - A**2 with an exact difference where A is near 1
+
+
+@serial_driver
+def jacobian_serial(
+    first: Any, last: Any, block_size: Any, probabilities: Any, jacobian: Any, statuses: Any
+) -> None:
+    """Write eq. 5 to `jacobian`, ``(n_samples, n_classes, n_classes)``."""
+    for block in range(first, last):
+        _jacobian_block(block, block_size, probabilities, jacobian, statuses)
+
+
+@parallel_driver
+def jacobian_parallel(
+    n_blocks: Any, block_size: Any, probabilities: Any, jacobian: Any, statuses: Any
+) -> None:
+    """Write eq. 5 to `jacobian`, in threads."""
+    for block in prange(n_blocks):
+        _jacobian_block(block, block_size, probabilities, jacobian, statuses)
+
+
+@exact_kernel
+def _times_deviation(p: Any, u: Any, half_mean: Any) -> Any:
+    """Return ``p (u - mean)`` in float64, by halves: ``u - mean`` may exceed the largest number."""
+    return (np.float64(p) * (0.5 * np.float64(u) - half_mean)) * 2.0
+
+
+@block_kernel
+def _jacobian_product_block(
+    block: Any, block_size: Any, probabilities: Any, direction: Any, out: Any, statuses: Any
+) -> None:
+    first = block * block_size
+    for j in range(min(block_size, probabilities.shape[0] - first)):
+        p = probabilities[first + j]
+        u = direction[first + j]
+        row = out[first + j]
+        if _improper_probabilities(p):
+            statuses[block] = BAD_PROBABILITIES
+            return
+        half_mean = 0.0
+        n_improper = np.int64(0)
+        for k in range(row.size):
+            half_mean += np.float64(p[k]) * (0.5 * np.float64(u[k]))
+            n_improper += np.int64(not (abs(u[k]) < np.inf))
+        if n_improper > 0:
+            statuses[block] = BAD_DIRECTION
+            return
+        for k in range(row.size):
+            row[k] = _times_deviation(p[k], u[k], half_mean)
+
+
+@serial_driver
+def jacobian_product_serial(
+    first: Any,
+    last: Any,
+    block_size: Any,
+    probabilities: Any,
+    direction: Any,
+    out: Any,
+    statuses: Any,
+) -> None:
+    """Write eq. 5 times `direction` to `out`, which may be the direction's memory."""
+    for block in range(first, last):
+        _jacobian_product_block(block, block_size, probabilities, direction, out, statuses)
+
+
+@parallel_driver
+def jacobian_product_parallel(
+    n_blocks: Any, block_size: Any, probabilities: Any, direction: Any, out: Any, statuses: Any
+) -> None:
+    """Write eq. 5 times `direction` to `out`, in threads."""
+    for block in prange(n_blocks):
+        _jacobian_product_block(block, block_size, probabilities, direction, out, statuses)
+
+
+# --- Equation 6: loss and residual of logits ------------------------------------------------------
+
+
+@block_kernel
+def _target_sums(z: Any, greatest: Any, targets: Any) -> Any:
+    """Return three sums over the classes of a row, each of non-negative terms, in float64.
+
+    ``gap = sum_k y_k (greatest - z_k)``; `top`, the targets of classes that attain the maximum;
+    `others`, the rest of the targets. The loss is ``gap + (top + others) log1p(rest)``.
+    """
+    gap = 0.0
+    top = 0.0
+    others = 0.0
+    for k in range(z.size):
+        y = np.float64(targets[k])
+        term = -y * _difference(z[k], greatest)
+        gap += term if y > 0 else 0.0  # 0 * inf is the loss of an absent, masked class: none
+        others += 0.0 if z[k] == greatest else y
+        top += y if z[k] == greatest else 0.0
+    return gap, top, others
+
+
+@block_kernel
+def _label_residual(row: Any, rest: Any, label: Any, weight: Any) -> None:
+    """Overwrite the exponentials in `row` with ``weight (p - y)``, y one-hot at `label`."""
+    is_top = row[label] == 1 and rest < 1
+    p = np.float64(row[label]) / (1.0 + rest)
+    factor = row.dtype.type(weight / (1.0 + rest))
+    for k in range(row.size):
+        row[k] *= factor
+    row[label] = weight * (-rest / (1.0 + rest) if is_top else p - 1.0)
+
+
+@block_kernel
+def _soft_residual(row: Any, rest: Any, targets: Any, top: Any, others: Any, weight: Any) -> None:
+    """Overwrite the exponentials in `row` with ``weight (p sum(y) - y)``."""
+    # With rest < 1 one class holds more than half of the mass. Its exponential alone is 1, and
+    # p sum(y) - y = others - sum(y) rest / (1 + rest) there, free of 1 - p.
+    mass = top + others
+    alone = row.dtype.type(1 if rest < 1 else 2)
+    at_top = row.dtype.type(weight * (others - mass * (rest / (1.0 + rest))))
+    factor = row.dtype.type(mass / (1.0 + rest))
+    w = row.dtype.type(weight)
+    for k in range(row.size):
+        e = row[k]
+        residual = w * (e * factor - targets[k])
+        row[k] = at_top if e >= alone else residual
+
+
+@block_kernel
+def _row_loss(row: Any, i: Any, labels: Any, soft: Any) -> Any:
+    """Return ``(loss, status)`` of a row of logits, which stays as it is."""
+    greatest, rest, status = _log_normaliser(row)
+    if soft.size > 0:
+        gap, top, others = _target_sums(row, greatest, soft[i])
+        return gap + (top + others) * math.log1p(rest), status
+    return math.log1p(rest) - _difference(row[labels[i]], greatest), status
+
+
+@block_kernel
+def _row_residual(row: Any, i: Any, labels: Any, soft: Any, weight: Any) -> Any:
+    """Return ``(loss, status)`` of the logits in `row`; overwrite them with the residual."""
+    greatest = _greatest(row)
+    status = _status_of_greatest(row, greatest)
+    if soft.size > 0:
+        gap, top, others = _target_sums(row, greatest, soft[i])
+        rest = _exponentials(row, greatest)
+        _soft_residual(row, rest, soft[i], top, others, weight)
+        loss = gap + (top + others) * math.log1p(rest)
+    else:
+        label = labels[i]
+        gap = -_difference(row[label], greatest)
+        rest = _exponentials(row, greatest)
+        _label_residual(row, rest, label, weight)
+        loss = gap + math.log1p(rest)
+    if status == FINE and rest != rest:
+        status = HAS_NAN
+    return loss, status
+
+
+@block_kernel
+def _softmax_loss_block(
+    block: Any,
+    block_size: Any,
+    logits: Any,
+    labels: Any,
+    soft: Any,
+    weights: Any,
+    residual: Any,
+    losses: Any,
+    statuses: Any,
+) -> None:
+    first = block * block_size
+    total = 0.0
+    for j in range(min(block_size, logits.shape[0] - first)):
+        i = first + j
+        source = logits[i]
+        if soft.size > 0 and _improper_targets(soft[i]):
+            statuses[block] = BAD_TARGETS
+            return
+        if residual.size > 0:
+            _copy(source, residual[i])
+            loss, status = _row_residual(residual[i], i, labels, soft, weights[i])
+        else:
+            loss, status = _row_loss(source, i, labels, soft)
+        if status != FINE:
+            statuses[block] = status
+            return
+        if weights[i] > 0:  # a weight of zero removes the sample, also one of infinite loss
+            total += weights[i] * loss
+    losses[block] = total
+
+
+@serial_driver
+def softmax_loss_serial(
+    first: Any,
+    last: Any,
+    block_size: Any,
+    logits: Any,
+    labels: Any,
+    soft: Any,
+    weights: Any,
+    residual: Any,
+    losses: Any,
+    statuses: Any,
+) -> None:
+    """Write weighted sums of losses to `losses`, one per block, and eq. 6 to `residual` if given.
+
+    `residual` may be the logits' memory; empty, only the losses are computed.
+    """
+    for block in range(first, last):
+        _softmax_loss_block(
+            block, block_size, logits, labels, soft, weights, residual, losses, statuses
+        )
+
+
+@parallel_driver
+def softmax_loss_parallel(
+    n_blocks: Any,
+    block_size: Any,
+    logits: Any,
+    labels: Any,
+    soft: Any,
+    weights: Any,
+    residual: Any,
+    losses: Any,
+    statuses: Any,
+) -> None:
+    """Write losses, and eq. 6 if there is a `residual`, over all blocks in threads."""
+    for block in prange(n_blocks):
+        _softmax_loss_block(
+            block, block_size, logits, labels, soft, weights, residual, losses, statuses
+        )
+
+
+# --- The residual in place, for the objective -----------------------------------------------------
+
+
+@block_kernel
+def _binary_residual(row: Any, i: Any, labels: Any, soft: Any, weight: Any) -> Any:
+    """Return the logistic loss of the one logit in `row`; overwrite it with ``weight (p - y)``."""
+    z = row[0]
+    if soft.size > 0:
+        absent = np.float64(soft[i, 0])
+        present = np.float64(soft[i, 1])
+    else:
+        present = np.float64(labels[i])
+        absent = 1.0 - present
+    e = np.float64(exp_nonpositive(-abs(z)))
+    large, small = 1.0 / (1.0 + e), e / (1.0 + e)  # each to full precision, so p and 1 - p
+    distance = np.float64(abs(z))
+    if z > 0:
+        row[0] = weight * (absent * large - present * small)
+        return math.log1p(e) + absent * distance
+    row[0] = weight * (absent * small - present * large)
+    return math.log1p(e) + present * distance
+
+
+@block_kernel
+def _residual_block(
+    block: Any,
+    block_size: Any,
+    logits: Any,
+    labels: Any,
+    soft: Any,
+    weights: Any,
+    offset: Any,
+    losses: Any,
+) -> None:
+    first = block * block_size
+    total = 0.0
+    for j in range(min(block_size, logits.shape[0] - first)):
+        i = first + j
+        row = logits[i]
+        if offset.size > 0:
+            for k in range(row.size):
+                row[k] += offset[i, k]
+        weight = np.float64(weights[i]) if weights.size > 0 else 1.0
+        if row.size == 1:
+            loss = _binary_residual(row, i, labels, soft, weight)
+        else:
+            loss, _ = _row_residual(row, i, labels, soft, weight)
+        total += weight * loss
+    losses[block] = total
+
+
+@serial_driver
+def residual_rows_serial(
+    first: Any,
+    last: Any,
+    block_size: Any,
+    logits: Any,
+    labels: Any,
+    soft: Any,
+    weights: Any,
+    offset: Any,
+    losses: Any,
+) -> None:
+    """Overwrite logits with the weighted residual R = w (P - Y), and sum the weighted losses.
+
+    Parameters
+    ----------
+    first, last : int
+        Blocks to do.
+    block_size : int
+        Rows of a block, see `rows_per_block`.
+    logits : (n_samples, n_rows) array, C order, writable
+        Overwritten. One logit row per sample (``n_rows == 1``) means the binary logistic loss,
+        whose residual is that of class 1.
+    labels : (n_samples,) int32 array, or empty
+        Classes, in ``[0, n_rows)``, or in ``{0, 1}`` where ``n_rows == 1``.
+    soft : (n_samples, n_classes) array of the logits' dtype, or empty
+        Soft targets, used instead of the labels if not empty. Rows sum to 1. Two columns
+        where ``n_rows == 1``.
+    weights : (n_samples,) array, or empty
+        Factors of the samples; empty means ones.
+    offset : (n_samples, n_rows) array of the logits' dtype, or empty
+        Added to the logits first.
+    losses : (n_blocks,) float64 array
+        Overwritten with each block's weighted sum of losses, in nats.
+
+    Notes
+    -----
+    A logit that is NaN or plus infinity makes its block's loss NaN or infinite, and nothing else
+    is reported: the caller checks the sum of `losses`. Minus infinity among several logits is a
+    class of probability 0, as everywhere in this file; as the only logit it is not finite either.
+    """
+    for block in range(first, last):
+        _residual_block(block, block_size, logits, labels, soft, weights, offset, losses)
+
+
+@parallel_driver
+def residual_rows_parallel(
+    n_blocks: Any,
+    block_size: Any,
+    logits: Any,
+    labels: Any,
+    soft: Any,
+    weights: Any,
+    offset: Any,
+    losses: Any,
+) -> None:
+    """Do what `residual_rows_serial` does, over all blocks, in threads."""
+    for block in prange(n_blocks):
+        _residual_block(block, block_size, logits, labels, soft, weights, offset, losses)

@@ -1,0 +1,122 @@
+"""The oracle: the equations once more, written plainly with NumPy, SciPy and mpmath.
+
+Imports nothing of fastsoftmax. Functions that end in ``_exact`` take one sample and return
+mpmath numbers of 40 digits; the others are float64 over a matrix of samples in rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mpmath
+import numpy as np
+from scipy.special import logsumexp, xlogy
+
+_DIGITS = 40
+
+
+def _mpf(x: Any) -> mpmath.mpf:
+    return mpmath.mpf(float(x))
+
+
+def _shifted_exponentials(z: np.ndarray) -> tuple[mpmath.mpf, list[mpmath.mpf]]:
+    top = max(map(_mpf, z))
+    differences = [_mpf(x) - top for x in z]
+    # exp(-1e5) is far below the least subnormal and below any rounding of a sum with 1.
+    return top, [mpmath.exp(d) if d > -100_000 else mpmath.mpf(0) for d in differences]
+
+
+def softmax_exact(z: np.ndarray) -> list[mpmath.mpf]:
+    """Eq. 1."""
+    with mpmath.workdps(_DIGITS):
+        _, e = _shifted_exponentials(z)
+        total = mpmath.fsum(e)
+        return [x / total for x in e]
+
+
+def log_softmax_exact(z: np.ndarray) -> list[mpmath.mpf]:
+    """Logarithm of eq. 1, with digits enough for a probability of ``1 - exp(-700)``."""
+    with mpmath.workdps(700):
+        top, e = _shifted_exponentials(z)
+        log_total = mpmath.log(mpmath.fsum(e))
+        return [(_mpf(x) - top) - log_total for x in z]
+
+
+def loss_exact(z: np.ndarray, targets: np.ndarray) -> mpmath.mpf:
+    """Eq. 1 and 2 for one sample."""
+    with mpmath.workdps(700):
+        terms = zip(targets, log_softmax_exact(z), strict=True)
+        return mpmath.fsum(-_mpf(y) * g for y, g in terms if y != 0)
+
+
+def residual_exact(z: np.ndarray, targets: np.ndarray) -> list[mpmath.mpf]:
+    """Eq. 6 for one sample, again with digits enough for ``1 - exp(-700)``."""
+    with mpmath.workdps(700):
+        _, e = _shifted_exponentials(z)
+        total = mpmath.fsum(e)
+        mass = mpmath.fsum(map(_mpf, targets))
+        return [x / total * mass - _mpf(y) for x, y in zip(e, targets, strict=True)]
+
+
+def ulps(computed: Sequence[Any], exact: Sequence[mpmath.mpf], dtype: Any) -> np.ndarray:
+    """Return the errors in units of the spacing of `dtype` at the exact values."""
+    errors = []
+    for x, reference in zip(computed, exact, strict=True):
+        spacing = _mpf(np.spacing(np.abs(dtype(float(reference)))))
+        errors.append(float(abs(_mpf(x) - reference) / spacing))
+    return np.array(errors)
+
+
+def one_hot(labels: np.ndarray, n_classes: int) -> np.ndarray:
+    return np.eye(n_classes)[labels]
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    z = np.asarray(z, float)
+    return np.exp(z - logsumexp(z, axis=1, keepdims=True))
+
+
+def cross_entropy(p: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Eq. 2."""
+    return float(np.average(-xlogy(targets, p).sum(axis=1), weights=weights))
+
+
+def softmax_cross_entropy(
+    z: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None
+) -> float:
+    """Eq. 1 and 2."""
+    z = np.asarray(z, float)
+    losses = (targets * (logsumexp(z, axis=1, keepdims=True) - z)).sum(axis=1)
+    return float(np.average(losses, weights=weights))
+
+
+def residual(z: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Eq. 6."""
+    w = np.ones(len(z)) if weights is None else np.asarray(weights, float)
+    mass = targets.sum(axis=1, keepdims=True)
+    return (w / w.sum())[:, None] * (softmax(z) * mass - targets)
+
+
+def jacobian(p: np.ndarray) -> np.ndarray:
+    """Eq. 5."""
+    return np.array([np.diag(row) - np.outer(row, row) for row in p])
+
+
+def five_point_gradient(
+    f: Callable[[np.ndarray], Any], x: np.ndarray, step: float = 1e-3
+) -> np.ndarray:
+    """Return the derivatives of `f` in each entry of `x`: shape of `x`, then that of ``f(x)``.
+
+    Truncation ``step**4 / 30`` times the fifth derivative, rounding about ``eps / step``.
+    """
+    result = np.empty(x.shape + np.shape(f(x)))
+    for index in np.ndindex(x.shape):
+        values = []
+        for multiple in (-2, -1, 1, 2):
+            moved = x.copy()
+            moved[index] += multiple * step
+            values.append(f(moved))
+        a, b, c, d = values
+        result[index] = (a - 8 * b + 8 * c - d) / (12 * step)
+    return result
