@@ -35,11 +35,13 @@ class _Memory:
     def clear(self) -> None:
         self._pairs.clear()
 
-    def add(self, step: Vector, change: Vector) -> None:
-        """Keep a pair, unless rounding made its curvature s'y worthless."""
+    def add(self, step: Vector, change: Vector) -> bool:
+        """Keep a pair, unless rounding made its curvature s'y worthless; tell whether."""
         curvature = dot(step, change)
-        if curvature > 1e-14 * np.sqrt(dot(step, step) * dot(change, change)):
+        worth = curvature > 1e-14 * np.sqrt(dot(step, step) * dot(change, change))
+        if worth:
             self._pairs.append((step, change, curvature))
+        return worth
 
     def apply(self, gradient: Vector, precondition: Callable[[Vector], Vector]) -> Vector:
         """Return the product of the inverse Hessian's estimate with `gradient`.
@@ -64,7 +66,7 @@ def minimize_lbfgs(
     *,
     make_preconditioner: Callable[[Vector], Preconditioner] | None = None,
     refresh_at: Iterable[int] = (),
-    refresh_on_bad_step: bool = False,
+    exact_curvature: bool = False,
     tol: float = 1e-4,
     max_iter: int = 1000,
     memory: int = 10,
@@ -80,13 +82,15 @@ def minimize_lbfgs(
     start : ndarray of shape (n,)
         Not changed.
     make_preconditioner : callable, default=None
-        Builds the inverse Hessian's first estimate at given parameters. None takes a multiple
-        of the identity (Nocedal & Wright, equation 7.20).
+        Builds the inverse Hessian's first estimate at given parameters. None takes the
+        identity.
     refresh_at : iterable of int, increasing
         Iterations before which the preconditioner is built anew and the memory emptied, besides
         the start.
-    refresh_on_bad_step : bool
-        Whether a step size far from 1 brings on a refresh, too.
+    exact_curvature : bool
+        Whether the preconditioner is the inverse Hessian where it was built. Then its scale is
+        kept, and a step size far from 1 brings on a refresh, too. Otherwise it is scaled to the
+        latest pair (Nocedal & Wright, equation 7.20).
     tol : float
         The solver stops when the largest absolute component of the gradient is at most `tol`
         and the estimated distance to the minimum, half the squared Newton decrement in the
@@ -123,13 +127,13 @@ def minimize_lbfgs(
     refreshes = iter(refresh_at)
     next_refresh = next(refreshes, max_iter)
     fresh = True  # whether the preconditioner was built at x
-    identity_scale = 1.0 / max(float(np.sqrt(dot(g, g))), 1.0)
+    scale = 1.0 if make_preconditioner else 1.0 / max(float(np.sqrt(dot(g, g))), 1.0)
     history: list[tuple[int, float, float]] = []
     best, best_x, since_best = (f, _norm(g), 0.0), x, 0
     iteration, step_size = 0, 0.0
 
     def precondition(vector: Vector) -> Vector:
-        return identity_scale * vector if preconditioner is None else preconditioner.apply(vector)
+        return scale * (vector if preconditioner is None else preconditioner.apply(vector))
 
     while True:
         norm = _norm(g)
@@ -184,13 +188,12 @@ def minimize_lbfgs(
         iteration += 1
         step_size = point.step_size
         step = step_size * direction
-        pairs.add(step, point.gradient - g)
-        if preconditioner is None and len(pairs):
-            change = point.gradient - g
-            identity_scale = dot(step, change) / dot(change, change)
+        change = point.gradient - g
+        if pairs.add(step, change) and not exact_curvature:
+            scale *= dot(step, change) / dot(change, precondition(change))
         x, f, g = x + step, point.value, point.gradient
         fresh = False
-        bad = refresh_on_bad_step and not 0.1 <= step_size <= 5.0
+        bad = exact_curvature and not 0.1 <= step_size <= 5.0
         if make_preconditioner is not None and (iteration >= next_refresh or bad):
             while next_refresh <= iteration:
                 next_refresh = next(refreshes, max_iter + 1)

@@ -51,13 +51,13 @@ def solve(
     FloatingPointError
         If the objective or its curvature overflows at the start.
     """
-    make_preconditioner, refresh_at, full = _curvature(objective)
+    make_preconditioner, refresh_at, exact = _curvature(objective)
     return minimize_lbfgs(
         objective.value_and_gradient,
         start.ravel(),
         make_preconditioner=make_preconditioner,
         refresh_at=refresh_at,
-        refresh_on_bad_step=full,
+        exact_curvature=exact,
         tol=tol,
         max_iter=max_iter,
         noise=4.0 * float(np.finfo(objective.dtype).eps),
