@@ -141,6 +141,10 @@ def minimize_lbfgs(
         direction = -pairs.apply(g, precondition)
         slope = dot(direction, g)
         decrement = -0.5 * slope
+        if norm <= tol and scale < 1.0 and preconditioner is not None:
+            # The scale is that of the latest step; where the preconditioner fits badly, slow
+            # directions need a far longer one. Its own metric is the safer estimate.
+            decrement = max(decrement, 0.5 * dot(g, preconditioner.apply(g)))
         floor = noise * max(abs(f), np.finfo(np.float64).tiny)
         # Below the noise of f only the gradient tells whether an iterate is better.
         if f < best[0] - floor or norm < best[1] or iteration == 0:

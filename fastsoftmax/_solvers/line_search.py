@@ -56,17 +56,17 @@ def search(
     Nocedal & Wright (2006), Numerical Optimization, section 3.5. Hager & Zhang (2005), SIAM J.
     Optim. 16(1), equations 4.1 to 4.3 (conditions T1 and T2).
     """
-    low, high = start, None
+    low, high, same_end_moved = start, None, 0
     t = first_step
     for trial in range(1, _MOST_TRIALS + 1):
         point = along(t)
         if not np.isfinite(point.value) or not _decreases(point, start, noise):
-            high = point
+            high, same_end_moved = point, max(same_end_moved, 0) + 1
         elif point.slope < _CURVATURE * start.slope:
-            low = point
+            low, same_end_moved = point, min(same_end_moved, 0) - 1
         else:
             return point, trial
-        t = _next_step(low, high)
+        t = _next_step(low, high, same_end_moved)
         if high is not None and t <= low.step_size * (1.0 + 1e-12):
             break
     return None, trial
@@ -80,14 +80,20 @@ def _decreases(point: Point, start: Point, noise: float) -> bool:
     return drowned and point.slope <= (2.0 * _SUFFICIENT_DECREASE - 1.0) * start.slope
 
 
-def _next_step(low: Point, high: Point | None) -> float:
-    """Return the zero of the slope's secant, kept inside the bracket or below 10 times `low`."""
+def _next_step(low: Point, high: Point | None, same_end_moved: int) -> float:
+    """Return the zero of the slope's secant, kept inside the bracket; without one, 4 times `low`.
+
+    The secant of a function that is nearly linear far out creeps: when one end has moved
+    `same_end_moved` > 1 times in a row (negative: the lower end), nine tenths of the bracket go.
+    """
     if high is None:
-        return low.step_size * 4.0 if low.step_size else 1.0
+        return 4.0 * low.step_size
     width = high.step_size - low.step_size
-    if not np.isfinite(high.value):
+    if same_end_moved > 1 or not np.isfinite(high.value):
         return low.step_size + 0.1 * width
-    guess = low.step_size + 0.5 * width
-    if high.slope > 0 > low.slope:
-        guess = low.step_size + width * low.slope / (low.slope - high.slope)
-    return float(np.clip(guess, low.step_size + 0.05 * width, high.step_size - 0.05 * width))
+    if same_end_moved < -1:
+        return high.step_size - 0.1 * width
+    share = 0.5
+    if high.slope > 0.0 > low.slope:
+        share = low.slope / (low.slope - high.slope)
+    return low.step_size + float(np.clip(share, 0.05, 0.95)) * width
