@@ -108,7 +108,7 @@ HARD_ROWS = {
     "one": lambda rng: np.array([3.0]),
     "ties": lambda rng: np.array([1.0, 1.0, 0.5, 1.0]),
     "confident": lambda rng: np.array([0.0, -20.0, -40.0, -30.0]),
-    "equal others": lambda rng: np.r_[11.3, np.full(5000, 0.1)],
+    "equal others": lambda rng: np.r_[11.3, np.full(1000, 0.1)],
     "equal others, mixed signs": lambda rng: np.r_[5.7, np.full(300, -5.3)],
     "large offset": lambda rng: 1e4 + rng.normal(0, 3, 50),
     "masked": lambda rng: np.array([-np.inf, 2.0, 1.0, -np.inf]),
@@ -413,9 +413,9 @@ def test_equation_6_is_the_derivative_of_the_loss(kind, weighted):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n_classes", [1, 2, 5, 129, 1000])
 def test_equation_6_agrees_with_the_oracle(n_classes, dtype):
-    z, labels = make_logits(300, n_classes, dtype), make_labels(300, n_classes)
-    masses = make_masses(300, n_classes, dtype)
-    weights = np.random.default_rng(3).uniform(0, 2, 300)
+    z, labels = make_logits(90, n_classes, dtype), make_labels(90, n_classes)
+    masses = make_masses(90, n_classes, dtype)
+    weights = np.random.default_rng(3).uniform(0, 2, 90)
     for y, full in ((labels, reference.one_hot(labels, n_classes)), (masses, masses)):
         full = full.astype(float)
         for w in (None, weights):
@@ -629,9 +629,16 @@ def test_out_may_be_the_input(dtype):
         lambda x, out: softmax_cross_entropy_gradient(x, labels, out=out)[1],
         lambda x, out: softmax_jvp(softmax(z), x, out=out),
     )
-    for call in calls:
-        expected = call(z, None)
-        for _, x in all_layouts(z):
+    p, masses = softmax(z), make_masses(300, 20, dtype)
+    of_probabilities = (
+        lambda x, out: cross_entropy_gradient(x, labels, out=out),
+        lambda x, out: cross_entropy_gradient(x, masses, out=out),
+        lambda x, out: softmax_vjp(x, z, out=out),
+    )
+    pairs = [(call, z) for call in calls] + [(call, p) for call in of_probabilities]
+    for call, array in pairs:
+        expected = call(array, None)
+        for _, x in all_layouts(array):
             if x.flags.writeable:
                 np.testing.assert_array_equal(call(x, x), expected)
                 np.testing.assert_array_equal(x, expected)
