@@ -630,7 +630,8 @@ def _run(
     n_blocks = -(-n_rows // block_size)
     statuses = np.zeros(n_blocks, np.int64)
     work = _WORK * n_rows * n_entries
-    sweep(parallel, serial, n_blocks, work, block_size, *arguments, statuses)
+    with np.errstate(all="ignore"):  # only under NUMBA_DISABLE_JIT: compiled code never warns
+        sweep(parallel, serial, n_blocks, work, block_size, *arguments, statuses)
     failed = statuses[statuses != rows.FINE]
     if failed.size:
         raise ValueError(_MESSAGES[int(failed[0])])

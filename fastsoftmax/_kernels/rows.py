@@ -39,9 +39,9 @@ BAD_DIRECTION = 6
 #: Probabilities may exceed 1 by the rounding of whoever computed them (float16 included).
 LARGEST_PROBABILITY = 1.001
 
-#: Terms added without compensation. Vector lanes share them, so the rounding error of a sum over
-#: K = 1e5 classes stays that of some ten additions.
-_CHUNK = 128
+#: Terms added without compensation, shared by at least 8 vector lanes: so the rounding error of a
+#: sum over K = 1e5 classes stays that of some ten additions. 128 would save 5 % of the time.
+_CHUNK = 64
 
 
 def rows_per_block(n_entries: int) -> int:
