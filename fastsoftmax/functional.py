@@ -191,11 +191,16 @@ def logsumexp(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None
     array, axis = _logits(logits, axis)
     z = _rows(array, axis)
     shape = array.shape[:axis] + array.shape[axis + 1 :]
-    result = _Result(out, shape, array.dtype, None, (z,))
+    column = None  # `out` with a class axis of one class
+    if out is not None:
+        _check_out(out, shape, array.dtype)
+        column = np.expand_dims(out, axis)
+    keeping = (*shape[:axis], 1, *shape[axis:])
+    result = _Result(column, keeping, array.dtype, axis, (z,))
     buffer = result.buffer.reshape(-1)
     _run(rows.logsumexp_parallel, rows.logsumexp_serial, z.shape, z.shape[1], z, buffer)
     delivered = result.deliver()
-    return delivered[()] if out is None else delivered
+    return out if out is not None else delivered.reshape(shape)[()]
 
 
 def cross_entropy(
@@ -625,14 +630,15 @@ def _run(
     n_blocks = -(-n_rows // block_size)
     statuses = np.zeros(n_blocks, np.int64)
     work = _WORK * n_rows * n_entries
-    sweep(parallel, serial, n_blocks, work, block_size, *arguments, statuses)
+    with np.errstate(all="ignore"):  # only under NUMBA_DISABLE_JIT: compiled code never warns
+        sweep(parallel, serial, n_blocks, work, block_size, *arguments, statuses)
     failed = statuses[statuses != rows.FINE]
     if failed.size:
         raise ValueError(_MESSAGES[int(failed[0])])
 
 
 class _Result:
-    """The place for a result: rows for the kernel, then the array that the caller gets.
+    """The place for a result: C-order rows for the kernel, then the array that the caller gets.
 
     Parameters
     ----------
@@ -640,16 +646,16 @@ class _Result:
         What the caller passed.
     shape, dtype
         Of the result.
-    axis : int or None
-        The class axis of the result; None if it has none.
-    inputs : arrays
-        What the kernel reads. `out` is written directly only if it overlaps none of them...
+    axis : int
+        Its class axis.
+    inputs : tuple of arrays
+        What the kernel reads. Where `out` overlaps one of them the kernel writes elsewhere...
     alias : array, optional
-        ...but this one, row on row.
+        ...unless it is this one, row on row, which the kernel can overwrite.
 
     Attributes
     ----------
-    buffer : array, (n_rows, n_classes), or one column for ``axis=None``
+    buffer : array, (n_rows, n_classes)
         C order, writable: the memory of `out` where possible.
     """
 
@@ -658,47 +664,36 @@ class _Result:
         out: Array | None,
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
-        axis: int | None,
+        axis: int,
         inputs: tuple[Array, ...],
         alias: Array | None = None,
     ) -> None:
-        self._out = out
-        if out is not None:
-            _check_out(out, shape, dtype)
-            self._moved = out.view(np.ndarray)
+        n_classes = shape[axis]
+        if out is None:
+            axis %= len(shape)
+            self._moved = np.empty((*shape[:axis], *shape[axis + 1 :], n_classes), dtype)
+            self._array = np.moveaxis(self._moved, -1, axis)
         else:
-            ordered = shape
-            if axis is not None:
-                last = axis % len(shape)
-                ordered = (*shape[:last], *shape[last + 1 :], shape[last])
-            self._moved = np.empty(ordered, dtype)
-            if axis is not None:
-                self._moved = np.moveaxis(self._moved, -1, axis)
-        self._returned = self._moved
-        if axis is not None:
-            self._moved = np.moveaxis(self._moved, axis, -1)
-        n_columns = 1 if axis is None else self._moved.shape[-1]
-        flat = (self._moved.size // n_columns, n_columns)
-        self._direct = self._moved.flags.c_contiguous and self._moved.flags.aligned
-        if self._direct:
-            self.buffer = self._moved.reshape(flat)
-            self._direct = not any(
-                np.may_share_memory(self.buffer, x) and not (x is alias and _same(x, self.buffer))
+            _check_out(out, shape, dtype)
+            self._moved = np.moveaxis(out.view(np.ndarray), axis, -1)
+            self._array = out
+        direct = self._moved.flags.c_contiguous and self._moved.flags.aligned
+        if direct:
+            self.buffer = self._moved.reshape(-1, n_classes)
+            direct = not any(
+                np.may_share_memory(self.buffer, x)
+                and not (x is alias and x.ctypes.data == self.buffer.ctypes.data)
                 for x in inputs
             )
-        if not self._direct:
-            self.buffer = np.empty(flat, dtype)
+        if not direct:
+            self.buffer = np.empty((self._moved.size // n_classes, n_classes), dtype)
+        self._direct = direct
 
     def deliver(self) -> Array:
         """Return the result: the caller's `out` itself, or a new array."""
         if not self._direct:
             self._moved[...] = self.buffer.reshape(self._moved.shape)
-        return self._returned if self._out is None else self._out
-
-
-def _same(x: Array, y: Array) -> bool:
-    """Tell whether two C-order arrays of one shape are the same memory."""
-    return x.ctypes.data == y.ctypes.data and x.shape == y.shape
+        return self._array
 
 
 def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
