@@ -55,7 +55,7 @@ def block_kernel(function: Function) -> Function:
     """Compile a block function: serial, with `FASTMATH`; never cached by itself."""
     return numba.njit(fastmath=FASTMATH, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_FLAGS)(
         function
-    )  # type: ignore[no-any-return]
+    )
 
 
 def exact_kernel(function: Function) -> Function:
@@ -63,12 +63,12 @@ def exact_kernel(function: Function) -> Function:
 
     Only contraction is allowed; LLVM keeps the flag per instruction, also after inlining.
     """
-    return numba.njit(fastmath={"contract"}, **_FLAGS)(function)  # type: ignore[no-any-return]
+    return numba.njit(fastmath={"contract"}, **_FLAGS)(function)
 
 
 def serial_driver(function: Function) -> Function:
     """Compile and cache a driver ``f(first, last, ...)`` that loops over blocks in one thread."""
-    return _cached(numba.njit(**_FLAGS)(function))  # type: ignore[no-any-return]
+    return _cached(numba.njit(**_FLAGS)(function))
 
 
 def parallel_driver(function: Function) -> Function:
@@ -77,7 +77,7 @@ def parallel_driver(function: Function) -> Function:
     The body holds nothing else: an array expression in a parallel function becomes a reduction
     of its own, whose result depends on the thread count.
     """
-    return _cached(numba.njit(parallel=True, **_FLAGS)(function))  # type: ignore[no-any-return]
+    return _cached(numba.njit(parallel=True, **_FLAGS)(function))
 
 
 def kernel_view(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -46,7 +46,7 @@ def _dots(a: Array, i: int, j: int, n: int, out: Array) -> None:
 
 
 @serial_driver
-def factor(first, last, a, scratch, status):
+def factor(first: int, last: int, a: Array, scratch: Array, status: Array) -> None:
     """Overwrite the lower triangle of ``a`` by L with ``L Lᵀ = a``, in tiles of 4 x 4.
 
     ``a`` is float64, its order a multiple of 4; rows from ``4 first`` to ``4 last`` are done.
@@ -86,7 +86,7 @@ def _subtract(x: Array, scale: float, row: Array, n: int) -> None:
 
 
 @serial_driver
-def solve(first, last, a, x):
+def solve(first: int, last: int, a: Array, x: Array) -> None:
     """Overwrite the rows ``first`` to ``last`` of ``x`` (m, n) by solutions of ``L Lᵀ x = b``."""
     n = x.shape[1]
     for right in range(first, last):
@@ -97,4 +97,3 @@ def solve(first, last, a, x):
             i = n - 1 - back
             b[i] /= a[i, i]
             _subtract(b, b[i], a[i], i)
-

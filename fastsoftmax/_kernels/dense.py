@@ -42,7 +42,7 @@ from fastsoftmax._kernels.tiles import FLUSH_BLOCKS, backward, flush, forward
 
 @block_kernel
 def _loss_gradient_chunk(
-    c: int,
+    c: Array,
     X: Array,
     coef: Array,
     intercept: Array,
@@ -114,7 +114,7 @@ def loss_gradient_parallel(
 
 @block_kernel
 def _hessian_vector_chunk(
-    c: int,
+    c: Array,
     X: Array,
     coef: Array,
     intercept: Array,

@@ -11,7 +11,7 @@ from fastsoftmax._kernels.tiles import backward
 
 @block_kernel
 def _gram_unit(
-    u: int, X: Array, curvatures: Array, n_chunks: int, scaled: Array, grams: Array
+    u: Array, X: Array, curvatures: Array, n_chunks: int, scaled: Array, grams: Array
 ) -> None:
     """Add ``[X, 1]ᵀ diag(curvature) [X, 1]`` over one chunk of rows to ``grams[u]``.
 

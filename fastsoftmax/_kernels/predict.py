@@ -18,7 +18,7 @@ LOGITS, PROBABILITIES, LOG_PROBABILITIES, LABELS = range(4)
 
 @block_kernel
 def _predict_chunk(
-    c: int,
+    c: Array,
     X: Array,
     coef: Array,
     intercept: Array,

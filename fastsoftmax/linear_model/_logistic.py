@@ -182,7 +182,7 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
             self._fit(X, y, sample_weight)
         return self
 
-    def _fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None) -> None:
+    def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> None:
         if self.l1_ratio != 0:
             raise ValueError(
                 f"l1_ratio={self.l1_ratio!r} is not implemented yet; use l1_ratio=0, or "
@@ -312,7 +312,7 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         check_is_fitted(self)
         n_threads = resolve_n_jobs(self.n_jobs)
         X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, order="C", reset=False)
-        coef = self.coef_
+        coef: Any = self.coef_  # CSR after `sparsify`
         coef = coef.toarray() if sparse.issparse(coef) else np.asarray(coef)
         if coef.dtype == np.float64 and X.dtype == np.float32:
             X = X.astype(np.float64)  # as scikit-learn: the wider dtype of the two
