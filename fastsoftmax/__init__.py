@@ -1,8 +1,16 @@
 """Multinomial logistic regression for CPUs: scikit-learn's interface, fused Numba kernels."""
 
+from fastsoftmax import functional
+from fastsoftmax._versions import show_versions
 from fastsoftmax.linear_model import LogisticRegression
 from fastsoftmax.objective import SoftmaxObjective
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["LogisticRegression", "SoftmaxObjective", "__version__"]
+__all__ = [
+    "LogisticRegression",
+    "SoftmaxObjective",
+    "__version__",
+    "functional",
+    "show_versions",
+]

@@ -238,7 +238,7 @@ def softmax_parallel(
 ) -> None:
     """Run eq. 1 over all blocks in threads."""
     for block in prange(n_blocks):
-        _softmax_block(block, block_size, logits, probabilities, statuses)
+        _softmax_block(np.int64(block), block_size, logits, probabilities, statuses)
 
 
 @block_kernel
@@ -284,7 +284,7 @@ def log_softmax_parallel(
 ) -> None:
     """Run the logarithm of eq. 1 over all blocks in threads."""
     for block in prange(n_blocks):
-        _log_softmax_block(block, block_size, logits, log_probabilities, statuses)
+        _log_softmax_block(np.int64(block), block_size, logits, log_probabilities, statuses)
 
 
 @block_kernel
@@ -313,7 +313,7 @@ def logsumexp_parallel(
 ) -> None:
     """Write the logarithm of eq. 1's denominator to `out`, in threads."""
     for block in prange(n_blocks):
-        _logsumexp_block(block, block_size, logits, out, statuses)
+        _logsumexp_block(np.int64(block), block_size, logits, out, statuses)
 
 
 # --- Equations 2 to 4: cross-entropy of given probabilities ---------------------------------------
@@ -423,7 +423,15 @@ def cross_entropy_parallel(
     """Run eq. 4 or eq. 2 over all blocks in threads."""
     for block in prange(n_blocks):
         _cross_entropy_block(
-            block, block_size, probabilities, labels, soft, weights, gradient, losses, statuses
+            np.int64(block),
+            block_size,
+            probabilities,
+            labels,
+            soft,
+            weights,
+            gradient,
+            losses,
+            statuses,
         )
 
 
@@ -464,7 +472,7 @@ def jacobian_parallel(
 ) -> None:
     """Write eq. 5 to `jacobian`, in threads."""
     for block in prange(n_blocks):
-        _jacobian_block(block, block_size, probabilities, jacobian, statuses)
+        _jacobian_block(np.int64(block), block_size, probabilities, jacobian, statuses)
 
 
 @exact_kernel
@@ -518,7 +526,9 @@ def jacobian_product_parallel(
 ) -> None:
     """Write eq. 5 times `direction` to `out`, in threads."""
     for block in prange(n_blocks):
-        _jacobian_product_block(block, block_size, probabilities, direction, out, statuses)
+        _jacobian_product_block(
+            np.int64(block), block_size, probabilities, direction, out, statuses
+        )
 
 
 # --- Equation 6: loss and residual of logits ------------------------------------------------------
@@ -671,7 +681,7 @@ def softmax_loss_parallel(
     """Write losses, and eq. 6 if there is a `residual`, over all blocks in threads."""
     for block in prange(n_blocks):
         _softmax_loss_block(
-            block, block_size, logits, labels, soft, weights, residual, losses, statuses
+            np.int64(block), block_size, logits, labels, soft, weights, residual, losses, statuses
         )
 
 
@@ -784,4 +794,4 @@ def residual_rows_parallel(
 ) -> None:
     """Do what `residual_rows_serial` does, over all blocks, in threads."""
     for block in prange(n_blocks):
-        _residual_block(block, block_size, logits, labels, soft, weights, offset, losses)
+        _residual_block(np.int64(block), block_size, logits, labels, soft, weights, offset, losses)
