@@ -10,7 +10,7 @@ from bench import environment
 from bench.adapter import Adapter, find_libraries
 from bench.kernels import GRID, QUICK_GRID, Shape, run_kernels
 from bench.problems import DEFAULT_PROBLEMS, PROBLEMS, ProblemUnavailableError, load_problem
-from bench.report import print_tables, write_report
+from bench.report import print_tables, terminal, write_report
 from bench.results import ResultsFolder
 from bench.run import Plan, find_optima, run
 
@@ -86,10 +86,12 @@ def _run(options: argparse.Namespace) -> int:
         missing = run(plan, results, console)
     except KeyboardInterrupt:
         console.print(
-            f"Interrupted. {len(results.rows)} rows stand in {results.path}; the same command goes on."
+            f"Interrupted. {len(results.rows)} rows stand in {results.path}; "
+            "the same command goes on from there.",
+            soft_wrap=True,
         )
         return 130
-    print_tables(results, Console())
+    print_tables(results, terminal())
     console.print(f"Rows in {results.path}; plots with: python -m bench report {results.path}")
     return 1 if missing else 0
 

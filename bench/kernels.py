@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +13,9 @@ from rich.table import Table
 from bench import machine
 from bench.one_pass import PASSES
 from bench.process import worker_environment
+from bench.report import terminal
 from bench.results import NAN, append_csv, read_csv
+from bench.summary import NEVER
 
 PASS_LIMIT = 300.0
 THREADS = {"fastsoftmax": ("installed",), "scikit-learn": ("1", "2")}
@@ -90,7 +92,7 @@ def run_kernels(
     shapes: list[Shape], dtypes: list[str], folder: Path, fresh: bool, quick: bool
 ) -> int:
     """Measure the machine and every pass, write ``kernels.csv`` and print the table."""
-    console, progress = Console(), Console(stderr=True)
+    console, progress = terminal(), Console(stderr=True, soft_wrap=True)
     path = folder / "kernels.csv"
     if fresh:
         path.unlink(missing_ok=True)
@@ -138,13 +140,13 @@ def _measure(
             timeout=PASS_LIMIT,
         )
     except subprocess.TimeoutExpired:
-        return PassRow(*row.key, "cut", f"longer than {PASS_LIMIT:g} s")
+        return replace(row, status="cut", reason=f"longer than {PASS_LIMIT:g} s")
     if child.returncode != 0:
         words = child.stderr.strip().splitlines() or [f"code {child.returncode}"]
-        return PassRow(*row.key, "failed", words[-1])
+        return replace(row, status="failed", reason=words[-1])
     reply = json.loads(child.stdout.splitlines()[-1])
-    return PassRow(
-        *row.key,
+    return replace(
+        row,
         **reply,
         gigabytes_per_second=shape.n_bytes(dtype) / reply["seconds"] / 1e9,
         gigaflops_per_second=shape.n_flops / reply["seconds"] / 1e9,
@@ -186,4 +188,4 @@ def _best(rows: list[dict[str, str]], shape: Shape, dtype: str, library: str) ->
 
 
 def _number(value: float, unit: str = "") -> str:
-    return "–" if math.isnan(value) else f"{value:.3g}{unit}"
+    return NEVER if math.isnan(value) else f"{value:.3g}{unit}"

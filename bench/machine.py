@@ -30,7 +30,7 @@ def measure(quick: bool = False) -> Machine:
     """Return the limits of this machine in the present environment."""
     repeats = 3 if quick else 7
     return Machine(
-        bandwidth=read_bandwidth(repeats, ARRAY_BYTES // (4 if quick else 1)),
+        bandwidth=read_bandwidth(repeats, ARRAY_BYTES),
         peak_float64=gemm_peak("float64", repeats, MATRIX_SIZE // (4 if quick else 1)),
         peak_float32=gemm_peak("float32", repeats, MATRIX_SIZE // (4 if quick else 1)),
     )

@@ -5,6 +5,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,8 @@ Pass = Callable[[], tuple[float, Array]]
 
 def ours(X: Array, y: Array, params: Array, n_classes: int) -> Pass:
     """Return a pass of ``fastsoftmax.SoftmaxObjective``."""
-    from fastsoftmax import SoftmaxObjective
-
-    objective = SoftmaxObjective(X, y, n_classes=n_classes, l2=L2, n_rows=len(params))
+    module = import_module("fastsoftmax")
+    objective = module.SoftmaxObjective(X, y, n_classes=n_classes, l2=L2, n_rows=len(params))
     return lambda: objective.value_and_gradient(params)
 
 
@@ -86,8 +86,8 @@ def main() -> None:
     parser.add_argument("shape", type=int, nargs=3)
     parser.add_argument("dtype")
     options = parser.parse_args()
-    n_classes = options.shape[2]
-    X, y, params = random_data(*options.shape, options.dtype)
+    n_samples, n_features, n_classes = options.shape
+    X, y, params = random_data(n_samples, n_features, n_classes, options.dtype)
     evaluate = PASSES[options.library](X, y, params, n_classes)
     begin = time.perf_counter()
     first = evaluate()

@@ -9,13 +9,14 @@ from bench.summary import OURS, Entry, Group
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 
 # Okabe and Ito's palette: told apart with any kind of colour vision, and in grey.
 OUR_COLOUR = "#D55E00"
 PEER_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 PEER_MARKERS = "os^Dvph"
 FLOOR = 1e-10  # the reference is good to 1e-12; what is below would only look like a difference
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -76,7 +77,7 @@ def _figure(groups: list[Group], colours: dict[str, tuple[str, str]], path: Path
     figure.supylabel("sub-optimality (f - f*) / f*", fontsize=10, color="#333333")
     names = sorted(shown, key=lambda name: (name != OURS, name))
     handles = [shown[name] for name in names]
-    star = plt.Line2D([], [], linestyle="", marker="*", markersize=13, color="#555555")
+    star = Line2D([], [], linestyle="", marker="*", markersize=13, color="#555555")
     figure.legend(
         [*handles, star],
         [*names, "at its defaults"],

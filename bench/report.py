@@ -9,11 +9,21 @@ from rich.table import Table
 
 from bench.plots import plot_all
 from bench.results import ResultsFolder
-from bench.summary import HEADER, LEVELS, Group, cells, geometric_mean, short, summarise
+from bench.summary import (
+    HEADER,
+    LEVELS,
+    NEVER,
+    Group,
+    cells,
+    geometric_mean,
+    level_name,
+    short,
+    summarise,
+)
 
 LEGEND = (
     "Seconds of one fit from zero; `to 1e-6`: the shortest fit whose objective, scored in "
-    "float64 NumPy, is within a factor 1 + 1e-6 of the optimum. `>`: cut there. `–`: never "
+    "float64 NumPy, is within a factor 1 + 1e-6 of the optimum. `>`: cut there. `-`: never "
     "reached. BLAS threads: the better of those tried."
 )
 
@@ -42,18 +52,31 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def terminal() -> Console:
+    """Return a console on stdout; wide enough for the tables when it is a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=130)
+
+
 def print_tables(results: ResultsFolder, console: Console) -> None:
-    """Print one table per (problem, C, dtype) and the ratios."""
+    """Print one table per (problem, C, dtype), the notes below it, and the ratios."""
     groups = summarise(results)
     for group in groups:
-        table = Table(title=f"{group.title}: f* = {group.optimum:.12g}", title_justify="left")
-        for name in HEADER:
-            table.add_column(name, justify="left" if name in ("library", "notes") else "right")
+        table = Table(title=f"{group.title}: {_certificate(group)}", title_justify="left")
+        for name in HEADER[:-1]:
+            table.add_column(name, justify="left" if name == "library" else "right")
         for entry in group.entries:
-            table.add_row(*cells(entry))
+            table.add_row(*cells(entry)[:-1])
         console.print(table)
+        for entry in group.entries:
+            if notes := cells(entry)[-1]:
+                console.print(f"  {entry.library}: {notes}", soft_wrap=True, highlight=False)
+    table = Table(title="Best peer's time over fastsoftmax's", title_justify="left")
+    for name in ("", *map(level_name, LEVELS)):
+        table.add_column(name)
     for line in _ratios(groups):
-        console.print(": ".join(filter(None, [line[0], ", ".join(filter(None, line[1:]))])))
+        table.add_row(*line)
+    console.print(table)
 
 
 def _certificate(group: Group) -> str:
@@ -70,7 +93,7 @@ def _ratios(groups: list[Group]) -> list[list[str]]:
         for level in LEVELS:
             ratio = group.ratio(level)
             if ratio is None:
-                line.append("–")
+                line.append(NEVER)
                 continue
             duration, peer = ratio
             logs[level].append(duration)
@@ -81,12 +104,12 @@ def _ratios(groups: list[Group]) -> list[list[str]]:
         mean = geometric_mean([duration.seconds for duration in logs[level]])
         bounds = sum(duration.is_bound for duration in logs[level])
         note = f", {bounds} of them bounds" if bounds else ""
-        last.append(f"{short(mean)}x of {len(logs[level])}{note}" if logs[level] else "–")
+        last.append(f"{short(mean)}x of {len(logs[level])}{note}" if logs[level] else NEVER)
     return [*lines, last]
 
 
 def _summary(groups: list[Group]) -> str:
-    header = ["best peer's time over fastsoftmax's", *(f"to {level:.0e}" for level in LEVELS)]
+    header = ["best peer's time over fastsoftmax's", *map(level_name, LEVELS)]
     return markdown_table(header, _ratios(groups))
 
 

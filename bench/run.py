@@ -82,7 +82,10 @@ def run(plan: Plan, results: ResultsFolder, console: Console) -> list[str]:
                             task, description=f"{label}: {text}"
                         )
                         _run_library(plan, results, problem, adapter, threads, say)
-                        console.print(f"{label}: {_outcome(results, problem, adapter, threads)}")
+                        console.print(
+                            f"{label}: {_outcome(results, problem, adapter, threads)}",
+                            soft_wrap=True,
+                        )
                         progress.advance(task)
                 progress.update(task, description=f"{name}: reference optimum")
                 find_optima(results, problem, plan.C or problem.C, plan.quick)

@@ -1,4 +1,4 @@
-"""Saved rows into comparable numbers: times to a sub-optimality, the better thread count, ratios."""
+"""Saved rows as comparable numbers: times to a sub-optimality, better thread counts, ratios."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from bench.results import DEFAULT_BUDGET, NAN, ResultsFolder, Row, optimum_key
 
 LEVELS = (1e-3, 1e-6, 1e-9)
+NEVER = "-"
 OURS = "fastsoftmax"
 
 
@@ -19,7 +20,7 @@ class Duration:
     def __str__(self) -> str:
         """Return three digits, ``>`` before a bound."""
         if math.isnan(self.seconds):
-            return "–"
+            return NEVER
         return (">" if self.is_bound else "") + short(self.seconds)
 
 
@@ -122,16 +123,21 @@ def geometric_mean(values: list[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values)) if values else NAN
 
 
+def level_name(level: float) -> str:
+    """Return the column title of a sub-optimality."""
+    return f"to {level:.0e}".replace("e-0", "e-")
+
+
 HEADER = (
     "library",
-    "BLAS threads",
-    *(f"to {level:.0e}".replace("e-0", "e-") for level in LEVELS),
+    "BLAS",
+    *map(level_name, LEVELS),
     "default fit",
-    "its sub-optimality",
-    "iterations",
-    "held-out accuracy",
-    "held-out log-loss",
-    "peak memory",
+    "sub-opt.",
+    "n_iter",
+    "accuracy",
+    "log-loss",
+    "memory",
     "notes",
 )
 
@@ -146,7 +152,16 @@ def cells(entry: Entry) -> list[str]:
     start = [entry.library, entry.threads, *(str(entry.time_to(level)) for level in LEVELS)]
     if default.status != "ok":
         bound = Duration(default.seconds, is_bound=True)
-        return [*start, str(bound), "–", "–", "–", "–", "–", "; ".join(dict.fromkeys(notes))]
+        return [
+            *start,
+            str(bound),
+            NEVER,
+            NEVER,
+            NEVER,
+            NEVER,
+            NEVER,
+            "; ".join(dict.fromkeys(notes)),
+        ]
     return [
         *start,
         short(default.seconds),

@@ -1,6 +1,7 @@
-"""This package, in the environment as it is: no thread variable is set for it."""
+"""fastsoftmax in the environment as it is: no thread variable is set for it."""
 
 import hashlib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,7 @@ class FastSoftmax(EstimatorAdapter):
 
     def estimator(self, C: float, **options: Any) -> Any:
         """Return the estimator at its defaults but for C and the budget."""
-        from fastsoftmax import LogisticRegression
-
-        return LogisticRegression(C=C, **options)
+        return import_module("fastsoftmax").LogisticRegression(C=C, **options)
 
     def warm_up(self, problem: Problem) -> None:
         """Compile on a few rows, then take one iteration on all: the solver depends on the size."""

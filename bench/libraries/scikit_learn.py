@@ -22,7 +22,7 @@ class ScikitLearn(EstimatorAdapter):
         newton-cholesky has the Hessian over all params, its copy for the factorisation and a
         weighted copy of X; the others some twenty vectors of params (L-BFGS keeps ten pairs).
         """
-        itemsize = problem.X.dtype.itemsize
+        itemsize = int(problem.X.dtype.itemsize)
         total = problem.X_bytes + 4 * len(problem.y) * problem.n_rows * itemsize
         if self.solver == "newton-cholesky":
             return total + problem.X_bytes + 2 * problem.n_params**2 * itemsize
