@@ -96,6 +96,9 @@ def _draw(axis: Any, entry: Entry, colour: str, marker: str) -> Any:
     curve = [row for row in entry.scored if row is not entry.default]
     curve.sort(key=lambda row: int(row.budget))
     levels = [max(entry.suboptimality(row), FLOOR) for row in curve]
+    # What comes after the first point on the floor says nothing more.
+    n_shown = levels.index(FLOOR) + 1 if FLOOR in levels else len(levels)
+    curve, levels = curve[:n_shown], levels[:n_shown]
     (line,) = axis.plot(
         [row.seconds for row in curve],
         levels,

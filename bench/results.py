@@ -104,9 +104,12 @@ class ResultsFolder:
             if (other.problem, other.C) == (row.problem, row.C) and other.status == "ok"
         )
         if row.objective < min(others, default=math.inf):
-            path = self._params_path(row.problem, row.C)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, params)
+            self._save_params(row.problem, row.C, params)
+
+    def _save_params(self, problem: str, C: float, params: Float64Array) -> None:
+        path = self._params_path(problem, C)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, params)
 
     def _params_path(self, problem: str, C: float) -> Path:
         return self.path / "params" / f"{problem}_C{C:g}.npy"
@@ -126,7 +129,7 @@ class ResultsFolder:
             "reached": optimum.reached,
         }
         self.write_json("optima.json", self.optima() | {optimum_key(problem, C): entry})
-        np.save(self._params_path(problem, C), optimum.params)
+        self._save_params(problem, C, optimum.params)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a saved object, empty if there is none."""

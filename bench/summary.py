@@ -113,7 +113,7 @@ def summarise(results: ResultsFolder) -> list[Group]:
             entry = Entry(library, threads, rows, optimum["objective"])
             if library not in best or entry.preference() < best[library].preference():
                 best[library] = entry
-        entries = list(best.values())
+        entries = sorted(best.values(), key=lambda entry: entry.library != OURS)
         groups.append(Group(problem, C, dtype, optimum["objective"], optimum["reached"], entries))
     return groups
 
