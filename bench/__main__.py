@@ -4,14 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from bench import environment
 from bench.adapter import Adapter, find_libraries
+from bench.console import messages, terminal
 from bench.kernels import GRID, QUICK_GRID, Shape, run_kernels
 from bench.problems import DEFAULT_PROBLEMS, PROBLEMS, ProblemUnavailableError, load_problem
-from bench.report import print_tables, terminal, write_report
-from bench.results import ResultsFolder
+from bench.report import print_tables, write_report
+from bench.results import ResultsFolder, optimum_key
 from bench.run import Plan, find_optima, run
 
 
@@ -40,10 +39,15 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--time-limit", type=float, help="seconds before a peer is cut")
     fit.add_argument("--list", action="store_true", help="list problems and libraries, and stop")
 
+    fit.add_argument(
+        "--fresh", nargs="*", metavar="NAME", help="discard earlier rows, of all libraries or some"
+    )
+
     kernels = commands.add_parser("kernels", help="one pass: seconds, GB/s, GFLOP/s")
     kernels.add_argument(
         "--shapes", nargs="+", type=Shape.parse, metavar="NxDxK", help="default: the whole grid"
     )
+    kernels.add_argument("--fresh", action="store_true", help="discard earlier rows")
     kernels.add_argument("--dtype", nargs="+", choices=dtypes, default=dtypes)
 
     report = commands.add_parser("report", help="Markdown tables and plots of saved results")
@@ -51,7 +55,6 @@ def _parser() -> argparse.ArgumentParser:
 
     for command in (fit, kernels):
         command.add_argument("--quick", action="store_true", help="small and short, for CI")
-        command.add_argument("--fresh", action="store_true", help="discard earlier rows")
         command.add_argument(
             "--output", type=Path, help="default: results/default or results/quick"
         )
@@ -81,14 +84,13 @@ def _run(options: argparse.Namespace) -> int:
     results = _open(options, plan.libraries)
     if results is None:
         return 2
-    console = Console(stderr=True)
+    console = messages()
     try:
         missing = run(plan, results, console)
     except KeyboardInterrupt:
         console.print(
             f"Interrupted. {len(results.rows)} rows stand in {results.path}; "
             "the same command goes on from there.",
-            soft_wrap=True,
         )
         return 130
     print_tables(results, terminal())
@@ -100,14 +102,20 @@ def _open(options: argparse.Namespace, libraries: list[Adapter]) -> ResultsFolde
     """Return the results folder, or None if its rows come from other versions or settings."""
     path = options.output or Path("results") / ("quick" if options.quick else "default")
     results = ResultsFolder(path)
-    if options.fresh:
-        results.clear()
+    if options.fresh is not None:
+        results.discard(options.fresh)
     current = environment.describe(libraries, quick=options.quick)
     saved = results.read_json("environment.json")
+    for name in options.fresh or ():
+        saved.get("libraries", {}).pop(name, None)
     conflicts = environment.conflicts(saved, current)
     if conflicts and results.rows:
         print(f"{path} was measured elsewhere: {'; '.join(conflicts)}.", file=sys.stderr)
-        print("Use --fresh to discard its rows, or another --output.", file=sys.stderr)
+        print(
+            "Discard its rows with --fresh, those of some libraries with --fresh NAME ..., "
+            "or use another --output.",
+            file=sys.stderr,
+        )
         return None
     current["libraries"] = saved.get("libraries", {}) | current["libraries"]
     results.write_json("environment.json", current)
@@ -137,6 +145,8 @@ def _report(options: argparse.Namespace) -> int:
         return 2
     quick = bool(results.read_json("environment.json").get("settings", {}).get("quick"))
     for name, C, _ in results.groups():
+        if optimum_key(name, C) in results.optima():
+            continue
         try:
             find_optima(results, load_problem(name, quick=quick), [C], quick)
         except ProblemUnavailableError as error:

@@ -7,18 +7,19 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from bench import machine
-from bench.one_pass import PASSES
+from bench.adapter import find_libraries
+from bench.console import messages, progress_bar, terminal
 from bench.process import worker_environment
-from bench.report import terminal
 from bench.results import NAN, append_csv, read_csv
 from bench.summary import NEVER
 
 PASS_LIMIT = 300.0
-THREADS = {"fastsoftmax": ("installed",), "scikit-learn": ("1", "2")}
+# A pass is not a fit: its libraries take version and thread counts from these adapters.
+ADAPTERS = {"fastsoftmax": "fastsoftmax", "scikit-learn": "sklearn-lbfgs"}
+KEY = ("shape", "dtype", "library", "threads", "version")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class PassRow:
     dtype: str
     library: str
     threads: str
+    version: str
     status: str = "ok"
     reason: str = ""
     seconds: float = NAN  # median
@@ -85,56 +87,71 @@ class PassRow:
     @property
     def key(self) -> tuple[str, ...]:
         """Return what identifies the measurement."""
-        return (self.shape, self.dtype, self.library, self.threads)
+        return tuple(getattr(self, name) for name in KEY)
 
 
 def run_kernels(
     shapes: list[Shape], dtypes: list[str], folder: Path, fresh: bool, quick: bool
 ) -> int:
     """Measure the machine and every pass, write ``kernels.csv`` and print the table."""
-    console, progress = terminal(), Console(stderr=True, soft_wrap=True)
     path = folder / "kernels.csv"
     if fresh:
         path.unlink(missing_ok=True)
-    done = {tuple(row[name] for name in ("shape", "dtype", "library", "threads")): row
-            for row in read_csv(path)}  # fmt: skip
-    progress.print("measuring the machine")
+    folder.mkdir(parents=True, exist_ok=True)
     limits = machine.measure(quick)
-    (folder).mkdir(parents=True, exist_ok=True)
     (folder / "machine.json").write_text(json.dumps(asdict(limits), indent=2) + "\n")
-    console.print(
+    libraries = find_libraries()
+    versions = {name: libraries[adapter].version() or "" for name, adapter in ADAPTERS.items()}
+    todo = [
+        PassRow(str(shape), dtype, library, threads, versions[library])
+        for shape in shapes
+        for dtype in dtypes
+        for library in ADAPTERS
+        for threads in libraries[ADAPTERS[library]].threads
+    ]
+    keys = {row.key for row in todo}
+    done = {key for line in read_csv(path) if (key := tuple(line.get(n) for n in KEY)) in keys}
+    console = messages()
+    try:
+        with progress_bar(console) as progress:
+            task = progress.add_task("starting", total=len(todo))
+            for row in todo:
+                progress.update(task, description=" ".join(row.key))
+                if row.key not in done:
+                    row = _measure(row, limits)
+                    append_csv(path, asdict(row))
+                    outcome = f"{row.seconds:.3g} s" if row.status == "ok" else row.reason
+                    console.print(f"{' '.join(row.key)}: {outcome}")
+                progress.advance(task)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. The rows stand in {path}; the same command goes on.")
+        return 130
+    lines = [line for line in read_csv(path) if tuple(line.get(n) for n in KEY) in keys]
+    tables = terminal()
+    tables.print(
         f"read bandwidth {limits.bandwidth / 1e9:.1f} GB/s, BLAS peak "
         f"{limits.peak_float64 / 1e9:.0f} GFLOP/s float64, "
         f"{limits.peak_float32 / 1e9:.0f} GFLOP/s float32"
     )
-    try:
-        for shape in shapes:
-            for dtype in dtypes:
-                for library in PASSES:
-                    for threads in THREADS[library]:
-                        key = (str(shape), dtype, library, threads)
-                        if key in done:
-                            continue
-                        row = _measure(shape, dtype, library, threads, limits)
-                        append_csv(path, asdict(row))
-                        outcome = f"{row.seconds:.3g} s" if row.status == "ok" else row.reason
-                        progress.print(f"{' '.join(key)}: {outcome}")
-    except KeyboardInterrupt:
-        progress.print(f"Interrupted. The rows stand in {path}; the same command goes on.")
-        return 130
-    console.print(_table(read_csv(path), shapes, dtypes))
+    tables.print(_table(lines, shapes, dtypes))
     return 0
 
 
-def _measure(
-    shape: Shape, dtype: str, library: str, threads: str, limits: machine.Machine
-) -> PassRow:
-    sizes = [str(shape.n_samples), str(shape.n_features), str(shape.n_classes)]
-    row = PassRow(str(shape), dtype, library, threads)
+def _measure(row: PassRow, limits: machine.Machine) -> PassRow:
+    """Return the row with the figures of one process, or with the reason why there are none."""
+    shape = Shape.parse(row.shape)
+    command = [
+        sys.executable,
+        "-m",
+        "bench.one_pass",
+        row.library,
+        *row.shape.split("x"),
+        row.dtype,
+    ]
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "bench.one_pass", library, *sizes, dtype],
-            env=worker_environment(threads),
+            command,
+            env=worker_environment(row.threads),
             capture_output=True,
             text=True,
             timeout=PASS_LIMIT,
@@ -148,9 +165,9 @@ def _measure(
     return replace(
         row,
         **reply,
-        gigabytes_per_second=shape.n_bytes(dtype) / reply["seconds"] / 1e9,
+        gigabytes_per_second=shape.n_bytes(row.dtype) / reply["seconds"] / 1e9,
         gigaflops_per_second=shape.n_flops / reply["seconds"] / 1e9,
-        bound_seconds=limits.bound(shape.n_bytes(dtype), shape.n_flops, dtype),
+        bound_seconds=limits.bound(shape.n_bytes(row.dtype), shape.n_flops, row.dtype),
     )
 
 

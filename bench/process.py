@@ -80,7 +80,13 @@ class Worker:
             text=True,
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
-        self.warmup_seconds = self._ask({"kind": "warm_up"}, START_LIMIT)["warmup_seconds"]
+        try:
+            self.warmup_seconds = self._ask({"kind": "warm_up"}, START_LIMIT)["warmup_seconds"]
+        except WorkerCutError as error:
+            raise WorkerError(f"loading and warming up took {error}") from error
+        except WorkerError:
+            self._stop()
+            raise
 
     def _ask(self, request: dict[str, Any], limit: float) -> dict[str, Any]:
         process = self._process

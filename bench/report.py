@@ -52,12 +52,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def terminal() -> Console:
-    """Return a console on stdout; wide enough for the tables when it is a file or a pipe."""
-    console = Console()
-    return console if console.is_terminal else Console(width=130)
-
-
 def print_tables(results: ResultsFolder, console: Console) -> None:
     """Print one table per (problem, C, dtype), the notes below it, and the ratios."""
     groups = summarise(results)

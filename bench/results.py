@@ -52,7 +52,7 @@ class Row:
     @classmethod
     def from_strings(cls, strings: dict[str, str]) -> "Row":
         """Return the row that a line of the CSV file holds."""
-        return cls(**{f.name: f.type(strings[f.name]) for f in fields(cls)})  # type: ignore[operator]
+        return cls(**{f.name: f.type(strings[f.name]) for f in fields(cls) if f.name in strings})  # type: ignore[operator]
 
 
 class ResultsFolder:
@@ -81,13 +81,25 @@ class ResultsFolder:
         """Return the (problem, C, dtype) that have rows, in the order they were run."""
         return list(dict.fromkeys((row.problem, row.C, row.dtype) for row in self.rows.values()))
 
-    def clear(self) -> None:
-        """Remove what a run has written."""
-        for name in ("results.csv", "optima.json", "environment.json"):
-            (self.path / name).unlink(missing_ok=True)
-        for path in self.path.glob("params/*.npy"):
-            path.unlink()
-        self.rows = {}
+    def discard(self, libraries: Iterable[str]) -> None:
+        """Remove the rows of some libraries, with none named everything that a run has written.
+
+        Optima and the params they start from stay in the first case: a certificate holds
+        whoever found the params.
+        """
+        names = set(libraries)
+        kept = [row for row in self.rows.values() if names and row.library not in names]
+        self.rows = {row.key: row for row in kept}
+        if not names:
+            for path in (*self.path.glob("*.json"), *self.path.glob("params/*.npy")):
+                path.unlink()
+        partial = self.path / "results.csv.partial"
+        partial.unlink(missing_ok=True)
+        for row in kept:
+            append_csv(partial, asdict(row))
+        (self.path / "results.csv").unlink(missing_ok=True)
+        if kept:
+            partial.replace(self.path / "results.csv")
 
     # The best params so far stay, one file for each (problem, C): the reference starts there.
 
@@ -163,9 +175,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def append_csv(path: Path, row: dict[str, Any]) -> None:
     """Append a row, with the header first if the file is new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.is_file() or path.stat().st_size == 0
-    with path.open("a", newline="") as file:
+    with path.open("a+", newline="") as file:
+        file.seek(0)
+        header = next(csv.reader(file), None)
+        if header is not None and header != list(row):
+            raise ValueError(f"{path} has other columns; use --fresh or another --output")
         writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
+        if header is None:
             writer.writeheader()
         writer.writerow(row)

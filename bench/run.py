@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import reference
 from bench.adapter import Adapter
+from bench.console import progress_bar
 from bench.problems import Problem, ProblemUnavailableError, load_problem
 from bench.process import Worker, WorkerCutError, WorkerError
 from bench.results import DEFAULT_BUDGET, ResultsFolder, Row, optimum_key
@@ -63,7 +63,7 @@ def run(plan: Plan, results: ResultsFolder, console: Console) -> list[str]:
     missing = []
     # Ours first: the peers' cut depends on it.
     libraries = sorted(plan.libraries, key=lambda adapter: adapter.name != OURS)
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         n_curves = len(plan.problems) * len(plan.dtypes) * sum(len(a.threads) for a in libraries)
         task = progress.add_task("starting", total=n_curves)
         for name in plan.problems:
@@ -225,14 +225,3 @@ def _outcome(results: ResultsFolder, problem: Problem, adapter: Adapter, threads
     ended = [f"{row.status}, {row.reason}" for row in rows if row.status != "ok"]
     n_fits = sum(row.status == "ok" for row in rows)
     return "; ".join([f"{n_fits} fits", *dict.fromkeys(ended)])
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-        console=console,
-        transient=True,
-    )

@@ -165,7 +165,7 @@ def cells(entry: Entry) -> list[str]:
     return [
         *start,
         short(default.seconds),
-        f"{entry.suboptimality(default):.0e}",
+        "<1e-10" if (gap := entry.suboptimality(default)) < 1e-10 else f"{gap:.0e}",
         str(default.n_iter),
         f"{default.test_accuracy:.4f}",
         f"{default.test_log_loss:.4f}",

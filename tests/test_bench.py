@@ -313,7 +313,7 @@ def saved_results(folder):
     problem = load_problem("digits", quick=True)
     results = ResultsFolder(folder)
     optimum = reference.minimise(problem, 1.0)
-    results.write_json("environment.json", {})
+    results.save_optimum("digits", 1.0, optimum)
     peer = dataclasses.replace(template(problem), seconds=1.0, repeats=1, n_iter=9)
     times = {("fastsoftmax", "installed"): 0.5, ("peer", "1"): 6.0, ("peer", "2"): 2.0}
     for (library, threads), seconds in times.items():
@@ -367,3 +367,13 @@ def test_command_line_runs_outside_a_terminal(tmp_path):
     assert {row.threads for row in results.rows.values()} == {"1", "2"}
     assert results.optima()["digits C=1"]["reached"]
     assert results.read_json("environment.json")["libraries"]
+
+
+def test_fresh_can_discard_one_library(tmp_path):
+    saved_results(tmp_path).discard(["peer"])
+    results = ResultsFolder(tmp_path)
+    assert {row.library for row in results.rows.values()} == {"fastsoftmax", "slow"}
+    assert results.optima()
+    results.discard([])
+    assert not ResultsFolder(tmp_path).rows
+    assert not results.optima()
