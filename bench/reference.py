@@ -61,7 +61,7 @@ class Optimum:
 
 
 def minimise(
-    problem: Problem, C: float, start: Float64Array | None = None, time_limit: float = 300.0
+    problem: Problem, C: float, start: Float64Array | None = None, time_limit: float = 600.0
 ) -> Optimum:
     """Return the optimum of a problem, from ``start`` or from zero."""
     begin = time.perf_counter()

@@ -109,12 +109,14 @@ class ResultsFolder:
         return np.load(path) if path.is_file() else None
 
     def keep_if_best(self, row: Row, params: Float64Array) -> None:
-        """Save the params of a scored row unless an earlier row had a smaller objective."""
-        others = (
+        """Save the params of a scored row unless a row or the optimum has a smaller objective."""
+        others = [
             other.objective
             for other in self.rows.values()
             if (other.problem, other.C) == (row.problem, row.C) and other.status == "ok"
-        )
+        ]
+        if optimum := self.optima().get(optimum_key(row.problem, row.C)):
+            others.append(optimum["objective"])
         if row.objective < min(others, default=math.inf):
             self._save_params(row.problem, row.C, params)
 

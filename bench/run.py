@@ -205,8 +205,9 @@ def find_optima(
     C_values: "list[float] | tuple[float, ...]",
     quick: bool,
 ) -> None:
-    """Save the optimum of each C that has none yet, from the best params of the runs."""
-    todo = [C for C in C_values if optimum_key(problem.name, C) not in results.optima()]
+    """Save the optimum of each C, from the best params so far, unless a certified one stands."""
+    optima = results.optima()
+    todo = [C for C in C_values if not optima.get(optimum_key(problem.name, C), {}).get("reached")]
     if todo and problem.X.dtype != np.float64:
         problem = load_problem(problem.name, "float64", quick)
     for C in todo:
