@@ -66,23 +66,31 @@ def _figure(groups: list[Group], colours: dict[str, tuple[str, str]], path: Path
     )
     shown: dict[str, Any] = {}
     for axis, group in zip(axes.flat, groups, strict=False):
+        # Before drawing: limits found on a linear scale cut the highest points of a log one.
+        axis.set(xscale="log", yscale="log")
         for entry in sorted(group.entries, key=lambda entry: entry.library == OURS):
             if entry.scored or any(row.status == "cut" for row in entry.rows):
                 shown[entry.library] = _draw(axis, entry, *colours[entry.library])
-        axis.set(xscale="log", yscale="log", ylim=(FLOOR / 2, None))
+        axis.set_ylim(FLOOR / 2, 5.0 * max(1.0, axis.dataLim.y1))
         axis.set_title(group.title, loc="left", fontsize=11, color="#333333")
     for axis in list(axes.flat)[len(groups) :]:
         axis.remove()
     figure.supxlabel("seconds of one fit from zero", fontsize=10, color="#333333")
     figure.supylabel("sub-optimality (f - f*) / f*", fontsize=10, color="#333333")
     names = sorted(shown, key=lambda name: (name != OURS, name))
-    handles = [shown[name] for name in names]
-    star = Line2D([], [], linestyle="", marker="*", markersize=13, color="#555555")
+    marks = {"at its defaults": "*"}
+    if any(row.status == "cut" for group in groups for e in group.entries for row in e.rows):
+        marks["cut"] = "$>$"
+    for name, marker in marks.items():
+        shown[name] = Line2D([], [], linestyle="", marker=marker, markersize=11, color="#555555")
+    names += marks
+    per_line = 3 if len(groups) == 1 else 5
+    n_lines = -(-len(names) // per_line)
     figure.legend(
-        [*handles, star],
-        [*names, "at its defaults"],
+        [shown[name] for name in names],
+        names,
         loc="outside upper center",
-        ncols=min(len(names) + 1, 3 if len(groups) == 1 else 5),
+        ncols=-(-len(names) // n_lines),
         frameon=False,
     )
     figure.savefig(path, dpi=160)
