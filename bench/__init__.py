@@ -1,0 +1,1 @@
+"""Benchmarks of fastsoftmax and its peers on one objective: ``python -m bench``."""

@@ -1,0 +1,160 @@
+"""The command line: ``python -m bench run | kernels | report``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench import environment
+from bench.adapter import Adapter, find_libraries
+from bench.console import messages, terminal
+from bench.kernels import GRID, QUICK_GRID, Shape, run_kernels
+from bench.problems import DEFAULT_PROBLEMS, PROBLEMS, ProblemUnavailableError, load_problem
+from bench.report import print_tables, write_report
+from bench.results import ResultsFolder, optimum_key
+from bench.run import Plan, find_optima, run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a subcommand and return the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.command == "run":
+        return _run(options)
+    if options.command == "kernels":
+        return _kernels(options)
+    return _report(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Benchmarks of fastsoftmax and its peers."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    dtypes = ["float64", "float32"]
+
+    fit = commands.add_parser("run", help="fit named problems with named libraries")
+    fit.add_argument("--problems", nargs="+", default=list(DEFAULT_PROBLEMS), metavar="NAME")
+    fit.add_argument("--libraries", nargs="+", metavar="NAME", help="default: the fast ones")
+    fit.add_argument("--C", nargs="+", type=float, help="default: each problem's own list")
+    fit.add_argument("--dtype", nargs="+", choices=dtypes, default=["float64"])
+    fit.add_argument("--time-limit", type=float, help="seconds before a peer is cut")
+    fit.add_argument("--list", action="store_true", help="list problems and libraries, and stop")
+
+    fit.add_argument(
+        "--fresh", nargs="*", metavar="NAME", help="discard earlier rows, of all libraries or some"
+    )
+
+    kernels = commands.add_parser("kernels", help="one pass: seconds, GB/s, GFLOP/s")
+    kernels.add_argument(
+        "--shapes", nargs="+", type=Shape.parse, metavar="NxDxK", help="default: the whole grid"
+    )
+    kernels.add_argument("--fresh", action="store_true", help="discard earlier rows")
+    kernels.add_argument("--dtype", nargs="+", choices=dtypes, default=dtypes)
+
+    report = commands.add_parser("report", help="Markdown tables and plots of saved results")
+    report.add_argument("results", nargs="?", type=Path, default=Path("results/default"))
+
+    for command in (fit, kernels):
+        command.add_argument("--quick", action="store_true", help="small and short, for CI")
+        command.add_argument(
+            "--output", type=Path, help="default: results/default or results/quick"
+        )
+    report.add_argument("--output", type=Path, help="default: the results folder itself")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    libraries = find_libraries()
+    if options.list:
+        return _list(libraries)
+    names = options.libraries or [a.name for a in libraries.values() if a.on_by_default]
+    unknown = [n for n in names if n not in libraries] + [
+        n for n in options.problems if n not in PROBLEMS
+    ]
+    if unknown:
+        print(f"unknown: {', '.join(unknown)}; see python -m bench run --list", file=sys.stderr)
+        return 2
+    plan = Plan(
+        problems=options.problems,
+        libraries=[libraries[name] for name in names],
+        dtypes=options.dtype,
+        C=options.C,
+        quick=options.quick,
+        time_limit=options.time_limit,
+    )
+    results = _open(options, plan.libraries)
+    if results is None:
+        return 2
+    console = messages()
+    try:
+        missing = run(plan, results, console)
+    except KeyboardInterrupt:
+        console.print(
+            f"Interrupted. {len(results.rows)} rows stand in {results.path}; "
+            "the same command goes on from there.",
+        )
+        return 130
+    print_tables(results, terminal())
+    console.print(f"Rows in {results.path}; plots with: python -m bench report {results.path}")
+    return 1 if missing else 0
+
+
+def _open(options: argparse.Namespace, libraries: list[Adapter]) -> ResultsFolder | None:
+    """Return the results folder, or None if its rows come from other versions or settings."""
+    path = options.output or Path("results") / ("quick" if options.quick else "default")
+    results = ResultsFolder(path)
+    if options.fresh is not None:
+        results.discard(options.fresh)
+    current = environment.describe(libraries, quick=options.quick)
+    saved = results.read_json("environment.json")
+    for name in options.fresh or ():
+        saved.get("libraries", {}).pop(name, None)
+    conflicts = environment.conflicts(saved, current)
+    if conflicts and results.rows:
+        print(f"{path} was measured elsewhere: {'; '.join(conflicts)}.", file=sys.stderr)
+        print(
+            "Discard its rows with --fresh, those of some libraries with --fresh NAME ..., "
+            "or use another --output.",
+            file=sys.stderr,
+        )
+        return None
+    current["libraries"] = saved.get("libraries", {}) | current["libraries"]
+    results.write_json("environment.json", current)
+    return results
+
+
+def _list(libraries: dict[str, Adapter]) -> int:
+    print("problems:")
+    for name, function in PROBLEMS.items():
+        print(f"  {name:24} {(function.__doc__ or '').splitlines()[0]}")
+    print("libraries:")
+    for name, adapter in libraries.items():
+        print(f"  {name:24} {adapter.version() or 'not installed'}")
+    return 0
+
+
+def _kernels(options: argparse.Namespace) -> int:
+    shapes = options.shapes or (QUICK_GRID if options.quick else GRID)
+    path = options.output or Path("results") / ("quick" if options.quick else "default")
+    return run_kernels(shapes, options.dtype, path, options.fresh, options.quick)
+
+
+def _report(options: argparse.Namespace) -> int:
+    results = ResultsFolder(options.results)
+    if not results.rows:
+        print(f"no results in {options.results}; first: python -m bench run", file=sys.stderr)
+        return 2
+    quick = bool(results.read_json("environment.json").get("settings", {}).get("quick"))
+    for name, C, _ in results.groups():
+        if optimum_key(name, C) in results.optima():
+            continue
+        try:
+            find_optima(results, load_problem(name, quick=quick), [C], quick)
+        except ProblemUnavailableError as error:
+            print(f"no optimum for {error}", file=sys.stderr)
+    for path in write_report(results, options.output or options.results):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

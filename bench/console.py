@@ -1,0 +1,27 @@
+"""Consoles and the progress bar: tables go to stdout, what is going on to stderr."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+def terminal() -> Console:
+    """Return a console on stdout; wide enough for the tables when it is a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=130)
+
+
+def messages() -> Console:
+    """Return a console on stderr whose lines are not wrapped, so that a log can be searched."""
+    return Console(stderr=True, soft_wrap=True)
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar that says what is running; outside a terminal it draws nothing."""
+    return Progress(
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        transient=True,
+    )

@@ -1,0 +1,145 @@
+"""Plots of sub-optimality against time, from saved results only."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from bench.summary import OURS, Entry, Group
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+
+# Okabe and Ito's palette: told apart with any kind of colour vision, and in grey.
+OUR_COLOUR = "#D55E00"
+PEER_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
+PEER_MARKERS = "os^Dvph"
+FLOOR = 1e-10  # the reference is good to 1e-12; what is below would only look like a difference
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.labelcolor": "#333333",
+    "xtick.color": "#666666",
+    "ytick.color": "#666666",
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "savefig.facecolor": "white",
+}
+
+
+def plot_all(groups: list[Group], folder: Path) -> list[Path]:
+    """Write one PNG per group and ``suboptimality.png`` with a panel for each."""
+    drawable = [g for g in groups if any(entry.scored for entry in g.entries)]
+    if not drawable:
+        return []
+    colours = _colours(drawable)
+    paths = []
+    with plt.rc_context(STYLE):
+        for group in drawable:
+            path = folder / f"suboptimality_{group.problem}_C{group.C:g}_{group.dtype}.png"
+            paths.append(_figure([group], colours, path))
+        paths.append(_figure(drawable, colours, folder / "suboptimality.png"))
+    return paths
+
+
+def _colours(groups: list[Group]) -> dict[str, tuple[str, str]]:
+    """Return colour and marker by library, the same in every panel."""
+    peers = sorted({e.library for g in groups for e in g.entries if e.library != OURS})
+    styles = {
+        name: (PEER_COLOURS[i % len(PEER_COLOURS)], PEER_MARKERS[i % len(PEER_MARKERS)])
+        for i, name in enumerate(peers)
+    }
+    return {OURS: (OUR_COLOUR, "o")} | styles
+
+
+def _figure(groups: list[Group], colours: dict[str, tuple[str, str]], path: Path) -> Path:
+    n_columns = min(len(groups), 2)
+    n_rows = -(-len(groups) // n_columns)
+    size = (7.2, 4.4) if len(groups) == 1 else (4.6 * n_columns, 3.4 * n_rows + 0.6)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, figsize=size, squeeze=False, layout="constrained"
+    )
+    shown: dict[str, Any] = {}
+    for axis, group in zip(axes.flat, groups, strict=False):
+        # Before drawing: limits found on a linear scale cut the highest points of a log one.
+        axis.set(xscale="log", yscale="log")
+        for entry in sorted(group.entries, key=lambda entry: entry.library == OURS):
+            if entry.scored or any(row.status == "cut" for row in entry.rows):
+                shown[entry.library] = _draw(axis, entry, *colours[entry.library])
+        axis.set_ylim(FLOOR / 2, 5.0 * max(1.0, axis.dataLim.y1))
+        axis.set_title(group.title, loc="left", fontsize=11, color="#333333")
+    for axis in list(axes.flat)[len(groups) :]:
+        axis.remove()
+    figure.supxlabel("seconds of one fit from zero", fontsize=10, color="#333333")
+    figure.supylabel("sub-optimality (f - f*) / f*", fontsize=10, color="#333333")
+    names = sorted(shown, key=lambda name: (name != OURS, name))
+    marks = {"at its defaults": "*"}
+    if any(row.status == "cut" for group in groups for e in group.entries for row in e.rows):
+        marks["cut"] = "$>$"
+    for name, marker in marks.items():
+        shown[name] = Line2D([], [], linestyle="", marker=marker, markersize=11, color="#555555")
+    names += marks
+    per_line = 3 if len(groups) == 1 else 5
+    n_lines = -(-len(names) // per_line)
+    figure.legend(
+        [shown[name] for name in names],
+        names,
+        loc="outside upper center",
+        ncols=-(-len(names) // n_lines),
+        frameon=False,
+    )
+    figure.savefig(path, dpi=160)
+    plt.close(figure)
+    return path
+
+
+def _draw(axis: Any, entry: Entry, colour: str, marker: str) -> Any:
+    """Draw a library's curve, a star at its defaults and an arrow where it was cut."""
+    ours = entry.library == OURS
+    curve = [row for row in entry.scored if row is not entry.default]
+    curve.sort(key=lambda row: int(row.budget))
+    levels = [max(entry.suboptimality(row), FLOOR) for row in curve]
+    # What comes after the first point on the floor says nothing more.
+    n_shown = levels.index(FLOOR) + 1 if FLOOR in levels else len(levels)
+    curve, levels = curve[:n_shown], levels[:n_shown]
+    (line,) = axis.plot(
+        [row.seconds for row in curve],
+        levels,
+        color=colour,
+        marker=marker,
+        markersize=5 if ours else 4,
+        linewidth=2.6 if ours else 1.6,
+        zorder=4 if ours else 3,
+    )
+    default = entry.default
+    if default.status == "ok":
+        level = max(entry.suboptimality(default), FLOOR)
+        axis.plot(
+            [default.seconds],
+            [level],
+            color=colour,
+            marker="*",
+            markersize=15,
+            markeredgecolor="white",
+            zorder=6,
+        )
+    cuts = [row.seconds for row in entry.rows if row.status == "cut"]
+    if cuts:
+        level = levels[-1] if levels else 1.0
+        if curve:
+            axis.plot([curve[-1].seconds, max(cuts)], [level] * 2, color=colour, linestyle=":")
+        axis.annotate(
+            ">",
+            (max(cuts), level),
+            color=colour,
+            fontsize=14,
+            weight="bold",
+            ha="center",
+            va="center",
+        )
+    return line

@@ -1,0 +1,288 @@
+"""The optimum f* that sub-optimality is measured from: Newton's method in float64 NumPy.
+
+It shares no code with any library. The dense Hessian is factorised while ``n_params`` is
+small; beyond that each Newton system is solved by conjugate gradients, preconditioned with
+the Hessian of every 8th row, with one weighted Gram matrix per class where there are many
+params, or with the Hessian's diagonal where X is wide or sparse.
+
+The certificate is the Newton decrement ``g' H^-1 g / 2``, which estimates ``f - f*`` and, unlike
+a gradient norm, does not depend on the scale of the features.
+
+References
+----------
+Boyd & Vandenberghe, Convex Optimization, section 9.5 (decrement, algorithm 9.5).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+
+from bench.problems import Array, Matrix, Problem, row_blocks
+from bench.score import (
+    Float64Array,
+    class_logits,
+    dense_or_sparse_float64,
+    l2_of,
+    log_probabilities,
+    objective,
+    value_and_gradient,
+)
+
+TOLERANCE = 1e-12  # of the decrement, relative to f
+DENSE_PARAMS = 2500  # n_params up to which the full Hessian is built: 50 MB
+# With many rows the Hessian of every 8th one is the preconditioner: flights' full one is
+# n (K d)^2 = 5e11 flops, a product with it 2e9, and a dozen products suffice.
+THINNING = 8
+GRAM_FEATURES = 2000
+GRAM_BYTES = 1 << 30
+# Each Newton step leaves 1e-2 of the gradient, so 1e-4 of the sub-optimality, and the decrement
+# that conjugate gradients report is below the true one by that part at most.
+CG_TOLERANCE = 1e-2
+CG_ITERATIONS = 2000
+
+Apply = Callable[[Float64Array], Float64Array]
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The end of the Newton run and its certificate."""
+
+    params: Float64Array
+    objective: float
+    decrement: float  # estimate of f - f*
+    gradient_norm: float
+    n_iter: int  # on all rows
+    seconds: float = 0.0
+
+    @property
+    def reached(self) -> bool:
+        """Whether the decrement is below the tolerance."""
+        return self.decrement <= TOLERANCE * self.objective
+
+
+def minimise(
+    problem: Problem, C: float, start: Float64Array | None = None, time_limit: float = 600.0
+) -> Optimum:
+    """Return the optimum of a problem, from ``start`` or from zero.
+
+    Far from the optimum Newton's steps are damped and many. They are taken on every 64th, then
+    on every 8th row, where those still outnumber the params, unless ``start`` is better than
+    what they lead to: flights (raw) needs 30 steps from zero, few of them on all rows.
+    """
+    begin = time.perf_counter()
+    X, labels = problem.X, problem.y
+    n_samples = X.shape[0]
+    l2, deadline = l2_of(C, n_samples), begin + time_limit
+    zero = np.zeros((problem.n_rows, X.shape[1] + 1))
+    params = zero if start is None else start.astype(np.float64)
+    coarse = zero
+    for stride in (THINNING**2, THINNING):
+        if n_samples // stride >= 2 * problem.n_params:
+            rows = slice(None, None, stride)
+            coarse = _newton(X[rows], labels[rows], coarse, l2, 1e-6, deadline).params
+    if objective(X, labels, coarse, l2) < objective(X, labels, params, l2):
+        params = coarse
+    optimum = _newton(X, labels, params, l2, TOLERANCE, deadline)
+    return replace(optimum, seconds=time.perf_counter() - begin)
+
+
+def _newton(
+    X: Matrix,
+    labels: Array,
+    params: Float64Array,
+    l2: float,
+    tolerance: float,
+    deadline: float,
+) -> Optimum:
+    """Return the end of Newton's method: decrement below the tolerance, or out of time."""
+    value, gradient, _ = value_and_gradient(X, labels, params, l2)
+    n_iter = 0
+    while True:
+        n_iter += 1
+        direction, decrement = _Hessian(X, params, l2).solve(-gradient, deadline)
+        reached = decrement <= tolerance * value
+        step = 0.0
+        if not reached and time.perf_counter() < deadline:
+            step = _step_size(X, labels, params, direction, l2, value, decrement)
+        if step == 0.0:
+            return Optimum(params, value, decrement, float(np.abs(gradient).max()), n_iter)
+        params = params + step * direction
+        value, gradient, _ = value_and_gradient(X, labels, params, l2)
+
+
+def _step_size(
+    X: Matrix,
+    labels: Array,
+    params: Float64Array,
+    direction: Float64Array,
+    l2: float,
+    value: float,
+    decrement: float,
+) -> float:
+    """Return 1 or the first halving that decreases the objective enough; 0 if none does."""
+    # Within 1e-9 of the optimum the objective's rounding hides the decrease, and Newton's
+    # step is safe without a look at it.
+    if decrement <= 1e-9 * value:
+        return 1.0
+    step = 1.0
+    while step > 1e-10:
+        trial = objective(X, labels, params + step * direction, l2)
+        if trial <= value - 1e-4 * step * 2.0 * decrement:
+            return step
+        step *= 0.5
+    return 0.0
+
+
+class _Hessian:
+    """The Hessian at one point: products, and the solution of a Newton system.
+
+    Rows and columns are params in C order. With K > 2 logit rows the direction that adds one
+    constant to all intercepts changes nothing: the Hessian is singular along it, the gradient
+    has no part in it.
+    """
+
+    def __init__(self, X: Matrix, params: Float64Array, l2: float) -> None:
+        self.X, self.params, self.l2 = X, params, l2
+        self.n_rows, self.width = params.shape
+        self.sparse = bool(scipy.sparse.issparse(X))
+        n_classes = max(2, self.n_rows)
+        self.probabilities = np.empty((X.shape[0], n_classes))
+        for rows in self._blocks():
+            logits = class_logits(dense_or_sparse_float64(X[rows]), params)
+            self.probabilities[rows] = np.exp(log_probabilities(logits))
+
+    def solve(self, right: Float64Array, deadline: float) -> tuple[Float64Array, float]:
+        """Return ``H^-1 right`` and the decrement ``right' H^-1 right / 2``."""
+        if self.sparse or right.size > DENSE_PARAMS:
+            apply = self._preconditioner()
+        elif self.X.shape[0] < 2 * THINNING * right.size:
+            inverse = _factorised(self._dense())
+            solution = inverse(right.ravel()).reshape(right.shape)
+            return solution, 0.5 * float(np.vdot(right, solution))
+        else:
+            thinned = _Hessian(self.X[::THINNING], self.params, self.l2)
+            inverse = _factorised(thinned._dense())
+            apply = lambda r: inverse(r.ravel()).reshape(r.shape)  # noqa: E731
+        solution = self._conjugate_gradients(right, apply, deadline)
+        return solution, 0.5 * float(np.vdot(right, solution))
+
+    def _blocks(self, extra: int = 0) -> list[slice]:
+        width = extra + 4 * self.n_rows + (0 if self.sparse else self.width)
+        return list(row_blocks(self.X.shape[0], width))
+
+    def product(self, direction: Float64Array) -> Float64Array:
+        """Return ``H V``: with U = [X, 1] V', T = P o (U - rowsum(P o U)) it is T' [X, 1] / n."""
+        result = np.zeros_like(direction)
+        for rows in self._blocks():
+            block = dense_or_sparse_float64(self.X[rows])
+            p = self.probabilities[rows]
+            u = class_logits(block, direction)
+            t = p * (u - (p * u).sum(axis=1, keepdims=True))
+            t = t[:, -self.n_rows :]
+            result[:, :-1] += (block.T @ t).T
+            result[:, -1] += t.sum(axis=0)
+        result /= self.X.shape[0]
+        result[:, :-1] += self.l2 * direction[:, :-1]
+        return result
+
+    def _dense(self) -> Float64Array:
+        """Return the matrix: diag(P_k) Gram blocks minus the Gram matrix of rows p (x) x."""
+        n_rows, width = self.n_rows, self.width
+        matrix = np.zeros((n_rows * width, n_rows * width))
+        for rows in self._blocks(extra=n_rows * width):
+            block = _with_ones(dense_or_sparse_float64(self.X[rows]))
+            p = self.probabilities[rows, -n_rows:]
+            outer = (p[:, :, None] * block[:, None, :]).reshape(len(block), -1)
+            matrix -= outer.T @ outer
+            for k in range(n_rows):
+                part = slice(k * width, (k + 1) * width)
+                matrix[part, part] += block.T @ outer[:, part]
+        matrix /= self.X.shape[0]
+        blocks = matrix.reshape(n_rows, width, n_rows, width)
+        j = np.arange(width - 1)
+        for k in range(n_rows):
+            blocks[k, j, k, j] += self.l2
+        if n_rows > 1:
+            # Fill the null direction; the gradient has no part in it, so the solution stays.
+            blocks[:, -1, :, -1] += 1.0 / n_rows
+        return matrix
+
+    def _preconditioner(self) -> Apply:
+        gram_bytes = 8 * self.n_rows * self.width**2
+        if self.sparse or self.width > GRAM_FEATURES + 1 or gram_bytes > GRAM_BYTES:
+            diagonal = self._diagonal()
+            return lambda r: r / diagonal
+        grams = np.zeros((self.n_rows, self.width, self.width))
+        for rows in self._blocks(extra=2 * self.width):
+            block = _with_ones(dense_or_sparse_float64(self.X[rows]))
+            p = self.probabilities[rows, -self.n_rows :]
+            weights = np.sqrt(p * (1.0 - p))
+            for k in range(self.n_rows):
+                scaled = weights[:, k, None] * block
+                grams[k] += scaled.T @ scaled  # NumPy calls syrk: half the work
+        grams /= self.X.shape[0]
+        j = np.arange(self.width - 1)
+        grams[:, j, j] += self.l2
+        solvers = [_factorised(gram) for gram in grams]
+        return lambda r: np.stack([solve(r[k]) for k, solve in enumerate(solvers)])
+
+    def _diagonal(self) -> Float64Array:
+        diagonal = np.zeros((self.n_rows, self.width))
+        for rows in self._blocks():
+            squares = dense_or_sparse_float64(self.X[rows])
+            squares = squares.power(2) if self.sparse else squares**2
+            p = self.probabilities[rows, -self.n_rows :]
+            weights = p * (1.0 - p)
+            diagonal[:, :-1] += (squares.T @ weights).T
+            diagonal[:, -1] += weights.sum(axis=0)
+        diagonal /= self.X.shape[0]
+        diagonal[:, :-1] += self.l2
+        return np.maximum(diagonal, 1e-300)
+
+    def _conjugate_gradients(
+        self, right: Float64Array, apply: Apply, deadline: float
+    ) -> Float64Array:
+        solution = np.zeros_like(right)
+        residual = right.copy()
+        z = apply(residual)
+        search = z.copy()
+        rho = first = float(np.vdot(residual, z))
+        for _ in range(CG_ITERATIONS):
+            image = self.product(search)
+            alpha = rho / float(np.vdot(search, image))
+            solution += alpha * search
+            residual -= alpha * image
+            z = apply(residual)
+            rho, previous = float(np.vdot(residual, z)), rho
+            if rho <= CG_TOLERANCE**2 * first or time.perf_counter() > deadline:
+                break
+            search = z + (rho / previous) * search
+        return solution
+
+
+def _with_ones(block: Float64Array) -> Float64Array:
+    return np.column_stack([block, np.ones(len(block))])
+
+
+def _factorised(matrix: Float64Array) -> Apply:
+    """Return the application of the inverse, by Cholesky after scaling to a unit diagonal."""
+    scale = 1.0 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+    scaled = matrix * scale * scale[:, None]
+    ridge = 0.0
+    while True:
+        try:
+            factor = scipy.linalg.cho_factor(scaled + ridge * np.eye(len(scaled)))
+        except scipy.linalg.LinAlgError:
+            ridge = max(10.0 * ridge, 1e-14)
+        else:
+            break
+
+    def apply(right: Float64Array) -> Float64Array:
+        result: Float64Array = scale * scipy.linalg.cho_solve(factor, scale * right)
+        return result
+
+    return apply

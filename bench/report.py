@@ -1,0 +1,118 @@
+"""``python -m bench report``: Markdown tables and plots, and the table on the terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.plots import plot_all
+from bench.results import ResultsFolder
+from bench.summary import (
+    HEADER,
+    LEVELS,
+    NEVER,
+    Group,
+    cells,
+    geometric_mean,
+    level_name,
+    short,
+    summarise,
+)
+
+LEGEND = (
+    "Seconds of one fit from zero; `to 1e-6`: the shortest fit whose objective, scored in "
+    "float64 NumPy, is within a factor 1 + 1e-6 of the optimum. `>`: cut there. `-`: never "
+    "reached. BLAS threads: the better of those tried."
+)
+
+
+def write_report(results: ResultsFolder, folder: Path) -> list[Path]:
+    """Write ``report.md`` and the plots, and return their paths."""
+    groups = summarise(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = plot_all(groups, folder)
+    parts = ["# Benchmark report", _environment(results), "## Summary", _summary(groups), LEGEND]
+    if plots:
+        parts.append(f"![Sub-optimality against time]({plots[-1].name})")
+    for group in groups:
+        parts += [f"## {group.title}", _certificate(group)]
+        parts.append(markdown_table(HEADER, [cells(entry) for entry in group.entries]))
+    path = folder / "report.md"
+    path.write_text("\n\n".join(parts) + "\n")
+    return [path, *plots]
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
+    )
+
+
+def print_tables(results: ResultsFolder, console: Console) -> None:
+    """Print one table per (problem, C, dtype), the notes below it, and the ratios."""
+    groups = summarise(results)
+    for group in groups:
+        table = Table(title=f"{group.title}: {_certificate(group)}", title_justify="left")
+        for name in HEADER[:-1]:
+            table.add_column(name, justify="left" if name == "library" else "right")
+        for entry in group.entries:
+            table.add_row(*cells(entry)[:-1])
+        console.print(table)
+        for entry in group.entries:
+            if notes := cells(entry)[-1]:
+                console.print(f"  {entry.library}: {notes}", soft_wrap=True, highlight=False)
+    table = Table(title="Best peer's time over fastsoftmax's", title_justify="left")
+    for name in ("", *map(level_name, LEVELS)):
+        table.add_column(name)
+    for line in _ratios(groups):
+        table.add_row(*line)
+    console.print(table)
+
+
+def _certificate(group: Group) -> str:
+    mark = "" if group.reached else " (the reference did NOT reach 1e-12: a bound from above)"
+    return f"f* = {group.optimum:.12g}{mark}"
+
+
+def _ratios(groups: list[Group]) -> list[list[str]]:
+    """Return for each group, and on the average, the best peer's time over ours at each level."""
+    lines = []
+    logs: dict[float, list[Any]] = {level: [] for level in LEVELS}
+    for group in groups:
+        line = [group.title]
+        for level in LEVELS:
+            ratio = group.ratio(level)
+            if ratio is None:
+                line.append(NEVER)
+                continue
+            duration, peer = ratio
+            logs[level].append(duration)
+            line.append(f"{duration}x ({peer})")
+        lines.append(line)
+    last = ["geometric mean"]
+    for level in LEVELS:
+        mean = geometric_mean([duration.seconds for duration in logs[level]])
+        bounds = sum(duration.is_bound for duration in logs[level])
+        note = f", {bounds} of them bounds" if bounds else ""
+        last.append(f"{short(mean)}x of {len(logs[level])}{note}" if logs[level] else NEVER)
+    return [*lines, last]
+
+
+def _summary(groups: list[Group]) -> str:
+    header = ["best peer's time over fastsoftmax's", *map(level_name, LEVELS)]
+    return markdown_table(header, _ratios(groups))
+
+
+def _environment(results: ResultsFolder) -> str:
+    saved = results.read_json("environment.json")
+    if not saved:
+        return "The environment was not saved."
+    libraries = ", ".join(f"{name} {version}" for name, version in saved["libraries"].items())
+    return (
+        f"{saved['date']}, commit {saved['git_commit']}, Python {saved['python']}, "
+        f"{saved['cpu']} ({saved['n_cores']} cores). {libraries}."
+    )
