@@ -33,7 +33,7 @@ class FastSoftmax(EstimatorAdapter):
 
     def estimator(self, C: float, **options: Any) -> Any:
         """Return the estimator at its defaults but for C and the budget."""
-        return import_module("fastsoftmax").LogisticRegression(C=C, **options)
+        return fastsoftmax.LogisticRegression(C=C, **options)
 
     def warm_up(self, problem: Problem) -> None:
         """Compile on a few rows, then take one iteration on all: the solver depends on the size."""
