@@ -1,10 +1,10 @@
 """fastsoftmax in the environment as it is: no thread variable is set for it."""
 
 import hashlib
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import fastsoftmax
 from bench.adapter import EstimatorAdapter, register
 from bench.problems import Problem
 
@@ -18,8 +18,6 @@ class FastSoftmax(EstimatorAdapter):
 
     def version(self) -> str:
         """Return the version and a digest of the sources: a working copy changes in between."""
-        import fastsoftmax
-
         folder = Path(fastsoftmax.__file__).parent
         digest = hashlib.sha256()
         for path in sorted(folder.rglob("*.py")):

@@ -81,6 +81,9 @@ class Design(Protocol):
         K - 1 rows, shape ((K - 1) D, (K - 1) D), holds all of it.
         """
 
+    def hessian_passes(self, n_rows: int) -> float:
+        """Return the cost of `hessian` in passes over X, for choosing a solver."""
+
     def class_grams(
         self, coef: Float64Array, intercept: Float64Array, most_rows: int
     ) -> Float64Array:

@@ -61,6 +61,7 @@ class DenseDesign:
         self.weight_sum = weights.total
         self.n_samples, self.n_features = X.shape
         self.dtype = X.dtype
+        self._density = curvature.density(self._X)
 
     def loss(self, coef: Float64Array, intercept: Float64Array) -> float:
         """Return ``sum_i w_i loss_i``."""
@@ -135,7 +136,13 @@ class DenseDesign:
 
     def hessian(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         """Return the Hessian of the loss sum in its identifiable coordinates."""
-        return curvature.hessian(self._blocks(coef, intercept), coef.shape[0], self.n_features)
+        return curvature.hessian(
+            self._blocks(coef, intercept), coef.shape[0], self.n_features, self._density
+        )
+
+    def hessian_passes(self, n_rows: int) -> float:
+        """Return the cost of `hessian` in passes over X."""
+        return curvature.hessian_passes(n_rows, self.n_features, self._density)
 
     def class_grams(
         self, coef: Float64Array, intercept: Float64Array, most_rows: int

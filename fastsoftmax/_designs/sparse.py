@@ -32,6 +32,7 @@ class SparseDesign:
         self.n_samples: int = X.shape[0]
         self.n_features: int = X.shape[1]
         self.dtype: np.dtype[Any] = X.dtype
+        self._density = X.nnz / max(1, self.n_samples * self.n_features)
 
     def loss(self, coef: Float64Array, intercept: Float64Array) -> float:
         """Return ``sum_i w_i loss_i``."""
@@ -62,7 +63,14 @@ class SparseDesign:
 
     def hessian(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         """Return the Hessian of the loss sum in its identifiable coordinates."""
-        return curvature.hessian(self._blocks(coef, intercept), coef.shape[0], self.n_features)
+        return curvature.hessian(
+            self._blocks(coef, intercept), coef.shape[0], self.n_features, self._density
+        )
+
+    def hessian_passes(self, n_rows: int) -> float:
+        """Return the cost of `hessian` in passes over X."""
+        passes = curvature.hessian_passes(n_rows, self.n_features, self._density)
+        return passes / max(self._density, 1e-12)
 
     def class_grams(
         self, coef: Float64Array, intercept: Float64Array, most_rows: int

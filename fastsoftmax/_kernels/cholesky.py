@@ -45,30 +45,42 @@ def _dots(a: Array, i: int, j: int, n: int, out: Array) -> None:
     out[3, 0], out[3, 1], out[3, 2], out[3, 3] = s30, s31, s32, s33
 
 
+@block_kernel
+def _finish_tile(a: Array, i: int, j: int, dots: Array) -> bool:
+    """Overwrite the tile at (i, j) by entries of L; return False if a pivot is not positive."""
+    for r in range(4):
+        for c in range(4 if j < i else r + 1):
+            s = a[i + r, j + c] - dots[r, c]
+            for k in range(c):
+                s -= a[i + r, j + k] * a[j + c, j + k]
+            if i + r == j + c:
+                if not s > 0.0:
+                    return False
+                a[i + r, j + c] = math.sqrt(s)
+            else:
+                a[i + r, j + c] = s / a[j + c, j + c]
+    return True
+
+
+#: Tiles of rows that are done side by side, so that a row read from far is used 16 times.
+_PANEL = 16
+
+
 @serial_driver
 def factor(first: int, last: int, a: Array, scratch: Array, status: Array) -> None:
     """Overwrite the lower triangle of ``a`` by L with ``L Lᵀ = a``, in tiles of 4 x 4.
 
-    ``a`` is float64, its order a multiple of 4; rows from ``4 first`` to ``4 last`` are done.
+    ``a`` is float64, its order a multiple of 4; tile rows from `first` to `last` are done.
     ``status[0]`` is set to 1 if a pivot is not positive, and the rest is left undone.
     """
-    for block_row in range(first, last):
-        i = 4 * block_row
-        for block_column in range(block_row + 1):
-            j = 4 * block_column
-            _dots(a, i, j, j, scratch)
-            for r in range(4):
-                for c in range(4 if j < i else r + 1):
-                    s = a[i + r, j + c] - scratch[r, c]
-                    for k in range(c):
-                        s -= a[i + r, j + k] * a[j + c, j + k]
-                    if i + r == j + c:
-                        if not s > 0.0:
-                            status[0] = 1
-                            return
-                        a[i + r, j + c] = math.sqrt(s)
-                    else:
-                        a[i + r, j + c] = s / a[j + c, j + c]
+    for panel in range(first, last, _PANEL):
+        panel_end = min(panel + _PANEL, last)
+        for column in range(panel_end):
+            for row in range(max(panel, column), panel_end):
+                _dots(a, 4 * row, 4 * column, 4 * column, scratch)
+                if not _finish_tile(a, 4 * row, 4 * column, scratch):
+                    status[0] = 1
+                    return
 
 
 @block_kernel

@@ -45,3 +45,55 @@ def weighted_grams_serial(first, last, X, curvatures, n_chunks, scaled, grams):
 def weighted_grams_parallel(n_units, X, curvatures, n_chunks, scaled, grams):
     for u in prange(n_units):
         _gram_unit(np.int64(u), X, curvatures, n_chunks, scaled, grams)
+
+
+# --- All pairs of classes at once, for rows that are mostly zeros ---------------------------------
+
+
+@block_kernel
+def _sparse_gram_chunk(
+    c: Array,
+    X: Array,
+    curvatures: Array,
+    n_chunks: int,
+    columns: Array,
+    values: Array,
+    grams: Array,
+) -> None:
+    """Add ``[x, 1] [x, 1]ᵀ curvature`` of the rows of chunk `c` to ``grams[c]``, skipping zeros.
+
+    ``grams[c]`` is (D (D + 1) / 2, m): the lower triangle by rows, all m curvatures of a row of
+    X side by side, so that the innermost loop is vector code whatever the pattern of zeros.
+    """
+    n_samples, n_features = X.shape
+    n_curvatures = curvatures.shape[1]
+    index, value, target = columns[c], values[c], grams[c]
+    chunk_rows = (n_samples + n_chunks - 1) // n_chunks
+    start = c * chunk_rows
+    for i in range(start, min(start + chunk_rows, n_samples)):
+        x, curvature = X[i], curvatures[i]
+        n = 0
+        for j in range(n_features):
+            if x[j] != 0.0:
+                index[n], value[n] = j, x[j]
+                n += 1
+        index[n], value[n] = n_features, 1.0
+        for p in range(n + 1):
+            first = index[p] * (index[p] + 1) // 2
+            for q in range(p + 1):
+                product = value[p] * value[q]
+                sums = target[first + index[q]]
+                for k in range(n_curvatures):
+                    sums[k] += product * curvature[k]
+
+
+@serial_driver
+def sparse_grams_serial(first, last, X, curvatures, n_chunks, columns, values, grams):
+    for c in range(first, last):
+        _sparse_gram_chunk(c, X, curvatures, n_chunks, columns, values, grams)
+
+
+@parallel_driver
+def sparse_grams_parallel(n_units, X, curvatures, n_chunks, columns, values, grams):
+    for c in prange(n_units):
+        _sparse_gram_chunk(np.int64(c), X, curvatures, n_chunks, columns, values, grams)

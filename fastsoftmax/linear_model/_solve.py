@@ -19,9 +19,10 @@ from fastsoftmax._solvers import (
 )
 from fastsoftmax.objective import SoftmaxObjective
 
-#: Free parameters up to which the full Hessian is built. At 1000 it costs as much as about 100
-#: passes over X, and saves more (`bench run`); above, its n (K D)**2 operations dominate a fit.
-_FULL_HESSIAN = 1000
+#: The full Hessian is built where it has at most so many free parameters (its factor takes
+#: 0.1 s at 2000) and costs at most so many passes over X (digits: 150, at 45 pairs of classes).
+_FULL_HESSIAN = 2000
+_FULL_HESSIAN_PASSES = 200.0
 #: Columns up to which per-class Gram matrices are factored, K of them in D**3 / 3 operations.
 _CLASS_GRAMS = 2500
 
@@ -102,7 +103,10 @@ def _curvature(
         # The mean over classes: a step must stay a step when a class has hardly any weight.
         return DiagonalPreconditioner(diagonals.mean(axis=0) * np.ones((n_rows, 1)) + l2)
 
-    if max(1, n_rows - 1) * D <= _FULL_HESSIAN:
+    if (
+        max(1, n_rows - 1) * D <= _FULL_HESSIAN
+        and design.hessian_passes(n_rows) <= _FULL_HESSIAN_PASSES
+    ):
         return full_hessian, itertools.count(_HESSIAN_LAG, _HESSIAN_LAG), True
     if D <= _CLASS_GRAMS:
         return class_grams, (8 * 2**i for i in itertools.count()), False
