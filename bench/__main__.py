@@ -9,7 +9,7 @@ from bench.adapter import Adapter, find_libraries
 from bench.console import messages, terminal
 from bench.kernels import GRID, QUICK_GRID, Shape, run_kernels
 from bench.problems import DEFAULT_PROBLEMS, PROBLEMS, ProblemUnavailableError, load_problem
-from bench.report import print_tables, write_report
+from bench.report import insert_headline, print_tables, write_report
 from bench.results import ResultsFolder, optimum_key
 from bench.run import Plan, find_optima, run
 
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
             "--output", type=Path, help="default: results/default or results/quick"
         )
     report.add_argument("--output", type=Path, help="default: the results folder itself")
+    report.add_argument("--readme", type=Path, help="a page whose headline table to replace, too")
     return parser
 
 
@@ -151,8 +152,12 @@ def _report(options: argparse.Namespace) -> int:
             find_optima(results, load_problem(name, quick=quick), [C], quick)
         except ProblemUnavailableError as error:
             print(f"no optimum for {error}", file=sys.stderr)
-    for path in write_report(results, options.output or options.results):
+    folder = options.output or options.results
+    for path in write_report(results, folder):
         print(path)
+    if options.readme:
+        insert_headline(results, options.readme, folder)
+        print(options.readme)
     return 0
 
 

@@ -1,5 +1,6 @@
 """``python -m bench report``: Markdown tables and plots, and the table on the terminal."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from bench.summary import (
     HEADER,
     LEVELS,
     NEVER,
+    OURS,
     Group,
     cells,
     geometric_mean,
@@ -20,6 +22,9 @@ from bench.summary import (
     short,
     summarise,
 )
+
+#: The lines of a page between which `insert_headline` writes.
+MARKERS = ("<!-- bench -->", "<!-- /bench -->")
 
 LEGEND = (
     "Seconds of one fit from zero; `to 1e-6`: the shortest fit whose objective, scored in "
@@ -42,6 +47,44 @@ def write_report(results: ResultsFolder, folder: Path) -> list[Path]:
     path = folder / "report.md"
     path.write_text("\n\n".join(parts) + "\n")
     return [path, *plots]
+
+
+def insert_headline(results: ResultsFolder, page: Path, folder: Path) -> None:
+    """Replace what stands between the bench's two markers of a page, for the README.
+
+    Raises
+    ------
+    ValueError
+        If the page lacks the markers.
+    """
+    text = page.read_text(encoding="utf-8")
+    if MARKERS[0] not in text or MARKERS[1] not in text:
+        raise ValueError(f"{page} needs the lines {MARKERS[0]} and {MARKERS[1]}")
+    before, rest = text.split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    groups = summarise(results)
+    plot = Path(os.path.relpath(folder / "suboptimality.png", page.parent)).as_posix()
+    parts = (MARKERS[0], _headline(groups), f"![Sub-optimality against time]({plot})", MARKERS[1])
+    page.write_text(before + "\n\n".join(parts) + after, encoding="utf-8")
+
+
+def _headline(groups: list[Group]) -> str:
+    """Return a table of one row per group: ours against the best peer, and the defaults."""
+    header = ["", "to", "fastsoftmax", "best peer", "", "ratio"]
+    rows = []
+    for group in groups:
+        ours = next(entry for entry in group.entries if entry.library == OURS)
+        for level in LEVELS[:2]:
+            ratio = group.ratio(level)
+            title = group.title if level == LEVELS[0] else ""
+            if ratio is None:
+                rows.append([title, f"{level:.0e}", f"{ours.time_to(level)} s", NEVER, "", NEVER])
+                continue
+            times, name = ratio
+            peer = next(entry for entry in group.entries if entry.library == name)
+            line = [title, f"{level:.0e}".replace("e-0", "e-"), f"{ours.time_to(level)} s"]
+            rows.append([*line, f"{peer.time_to(level)} s", name, f"{times}x"])
+    return markdown_table(header, rows)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
