@@ -20,7 +20,7 @@ from fastsoftmax._solvers import (
 from fastsoftmax.objective import SoftmaxObjective
 
 #: The full Hessian is built where it has at most so many free parameters (its factor takes
-#: 0.1 s at 2000) and costs at most so many passes over X (digits: 150, at 45 pairs of classes).
+#: 0.1 s at 2000) and costs at most so many passes over X (digits: 110, at 45 pairs of classes).
 _FULL_HESSIAN = 2000
 _FULL_HESSIAN_PASSES = 200.0
 #: Columns up to which per-class Gram matrices are factored, K of them in D**3 / 3 operations.
