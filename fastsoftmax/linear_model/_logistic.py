@@ -219,7 +219,7 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         if self.verbose > 0:
             print(f"fastsoftmax: {result.message}")  # noqa: T201 (verbose asks for it)
         if not result.converged:
-            warnings.warn(result.message, ConvergenceWarning, stacklevel=5)
+            warnings.warn(result.message, ConvergenceWarning, stacklevel=4)
 
         coef = result.params.reshape(objective.shape)
         intercept = np.zeros(len(coef))
