@@ -467,7 +467,7 @@ def test_failed_prediction_changes_nothing(data, fitted):
 def test_not_fitted(data, response):
     X, _ = data
     arguments = (X,) if response in RESPONSES else ()
-    with pytest.raises(NotFittedError, match="not fitted yet|must be fitted"):
+    with pytest.raises(NotFittedError, match=r"not fitted yet|must be fitted"):
         getattr(LogisticRegression(), response)(*arguments)
 
 
