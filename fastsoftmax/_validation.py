@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.utils import check_array, compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
 FLOATS = (np.float64, np.float32)
@@ -69,7 +69,7 @@ class Weights:
         if not np.isfinite(strength):
             raise ValueError(
                 f"The penalty 1/(C * sum(sample_weight)) overflows: C={C!r} and the largest "
-                f"sample weight is {self.largest!r}. Rescale sample_weight."
+                f"sample weight is {self.largest!r}. Increase C, or rescale sample_weight."
             )
         return strength
 
@@ -107,18 +107,30 @@ def apply_class_weight(
     sample_weight: ArrayLike | None,
     X: Any,
 ) -> NDArray[np.float64] | ArrayLike | None:
-    """Return `sample_weight` times the weight of each row's class."""
+    """Return `sample_weight` times the weight of each row's class.
+
+    Raises
+    ------
+    ValueError
+        If a class has a weight that is negative, NaN or infinite, or a dict's keys are none of
+        the classes.
+    """
     if class_weight is None:
         return sample_weight
     weights = _check_sample_weight(sample_weight, X, dtype=np.float64, copy=True)
-    weights *= compute_class_weight(class_weight, classes=classes, y=y, sample_weight=weights)[
-        labels
-    ]
-    if weights.min(initial=0.0) < 0:
+    # "balanced" divides by the weight that a class has in the data; with none, any factor does.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factors = compute_class_weight(
+            class_weight, classes=classes, y=y, sample_weight=weights
+        ).astype(np.float64)
+    if isinstance(class_weight, str):
+        factors[np.bincount(labels, weights, len(classes)) == 0] = 0.0
+    elif not (np.all(np.isfinite(factors)) and np.all(factors >= 0)):
         raise ValueError(
-            f"class_weight must not be negative (nor sample_weight), got class_weight="
-            f"{class_weight!r}: the objective would not be convex."
+            "class_weight must hold finite and non-negative numbers, else the objective is not "
+            f"convex; got class_weight={class_weight!r}."
         )
+    weights *= factors[labels]
     return weights
 
 
@@ -128,10 +140,14 @@ def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
     Raises
     ------
     ValueError
-        If `y` holds missing values, is not made of labels, or holds fewer than two classes.
+        If `y` is not made of labels, or holds fewer than two classes.
     """
-    if y.dtype.kind == "O" and any(_is_missing(label) for label in y):
-        raise ValueError("Input y contains missing values (None, NaN or NA). Drop these rows.")
+    if y.dtype.kind == "O" and type_of_target(y) == "unknown":
+        types = ", ".join(sorted({type(label).__name__ for label in y}))
+        raise ValueError(
+            f"Unknown label type: y has dtype object and holds {types}. Convert it to one type "
+            "of labels, for example with y.astype(int) or y.astype(str)."
+        )
     check_classification_targets(y)
     classes, labels = np.unique(y, return_inverse=True)
     if len(classes) < 2:
@@ -142,29 +158,67 @@ def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
     return classes, labels.astype(np.int32)
 
 
+def refuse_missing_labels(y: ArrayLike) -> None:
+    """Raise ValueError if objects in `y` stand for a missing label.
+
+    scikit-learn fails on them with a TypeError about ``<`` or about the truth of NA.
+    """
+    objects = np.asarray(y)
+    if y is not None and objects.dtype.kind == "O" and any(map(_is_missing, objects.ravel())):
+        raise ValueError("Input y contains missing values (None, NaN or NA). Drop these rows.")
+
+
 def _is_missing(label: Any) -> bool:
-    return label is None or label is not label or type(label).__name__ in ("NAType", "NaTType")
+    return (
+        label is None
+        or (isinstance(label, float) and label != label)
+        or type(label).__name__ in ("NAType", "NaTType")
+    )
 
 
 def check_design_matrix(X: Any) -> Any:
     """Return X as a finite C-order array or CSR matrix of float64 or float32."""
-    X = check_array(X, accept_sparse="csr", dtype=FLOATS, order="C", input_name="X")
-    return check_sparse_indices(X) if sparse.issparse(X) else X
+    check_sparse_indices(X)
+    return check_array(X, accept_sparse="csr", dtype=FLOATS, order="C", input_name="X")
 
 
-def check_sparse_indices(X: Any) -> Any:
-    """Return X, a CSR matrix whose index arrays were checked: a kernel would read anywhere.
+def check_sparse_indices(X: Any) -> None:
+    """Check the indices of X if it is sparse, in whatever format the user made it.
+
+    SciPy's conversions and products, and kernels, would read and write at any index.
 
     Raises
     ------
     ValueError
-        If a column index is out of range or the row pointers do not increase.
+        If an index is out of range or pointers do not increase.
     """
+    if not sparse.issparse(X):
+        return
+    if X.format == "coo":
+        error = _coordinate_error(X)
+    elif X.format in ("csr", "csc", "bsr"):
+        error = _compressed_error(X)
+    else:
+        return
+    if error:
+        raise ValueError(f"X is a corrupt {X.format.upper()} matrix: {error}. Rebuild it.")
+
+
+def _compressed_error(X: Any) -> str:
     try:
         X.check_format(full_check=True)
     except ValueError as error:
-        raise ValueError(f"X is a corrupt CSR matrix: {error}. Rebuild it.") from error
-    return X
+        return str(error)
+    return ""
+
+
+def _coordinate_error(X: Any) -> str:
+    for indices, size in zip(X.coords, X.shape, strict=True):
+        if len(indices) != len(X.data):
+            return "coordinates and data differ in length"
+        if indices.size and not 0 <= indices.min() <= indices.max() < size:
+            return f"coordinates must be in [0, {size})"
+    return ""
 
 
 def check_targets(

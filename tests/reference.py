@@ -120,3 +120,58 @@ def five_point_gradient(
         a, b, c, d = values
         result[index] = (a - 8 * b + 8 * c - d) / (12 * step)
     return result
+
+
+def logistic_objective(
+    params: np.ndarray, A: np.ndarray, labels: np.ndarray, weights: np.ndarray, l2: np.ndarray
+) -> float:
+    """Return ``sum_i w_i loss_i + 1/2 sum_kj l2_j W_kj**2``, scikit-learn's objective times 1/C.
+
+    `A` holds a column of ones if there is an intercept; one row of `params` stands for two classes.
+    """
+    z = A @ params.T
+    z = np.hstack([np.zeros_like(z), z]) if len(params) == 1 else z
+    losses = logsumexp(z, axis=1) - z[np.arange(len(z)), labels]
+    return float(weights @ losses + 0.5 * np.sum(l2 * params**2))
+
+
+def logistic_newton(
+    start: np.ndarray, A: np.ndarray, labels: np.ndarray, weights: np.ndarray, l2: np.ndarray
+) -> np.ndarray:
+    """Return the minimiser of `logistic_objective` with mean-zero columns where l2 is zero.
+
+    Newton's method with the full Hessian, steps halved until the objective does not rise.
+    """
+    rows, D = start.shape
+    params = np.array(start, float)
+    targets = one_hot(labels, max(2, rows))[:, -rows:]
+    # A common shift of an unpenalised column changes nothing: pin it by any positive curvature.
+    free = (l2 == 0.0) & (rows > 1)
+    value = logistic_objective(params, A, labels, weights, l2)
+    for _ in range(100):
+        z = A @ params.T
+        p = softmax(np.hstack([np.zeros_like(z), z]) if rows == 1 else z)[:, -rows:]
+        gradient = (weights[:, None] * (p - targets)).T @ A + l2 * params
+        hessian = np.empty((rows, D, rows, D))
+        for k in range(rows):
+            for m in range(rows):
+                curvature = weights * p[:, k] * (float(k == m) - p[:, m])
+                hessian[k, :, m, :] = (A * curvature[:, None]).T @ A
+            hessian[k, :, k, :] += np.diag(l2)
+        scale = np.einsum("kjkj->kj", hessian).copy()
+        for j in np.flatnonzero(free):
+            hessian[:, j, :, j] += scale[:, j].max()
+        scale = np.sqrt(scale.ravel())
+        scaled = hessian.reshape(rows * D, rows * D) / scale / scale[:, None]
+        step = (np.linalg.solve(scaled, gradient.ravel() / scale) / scale).reshape(rows, D)
+        size = 1.0
+        while size > 1e-4:
+            trial = logistic_objective(params - size * step, A, labels, weights, l2)
+            if trial <= value + 1e-13 * abs(value):
+                break
+            size /= 2
+        params, value = params - size * step, trial
+        if np.linalg.norm(step) <= 1e-9 * np.linalg.norm(params):
+            params[:, free] -= params[:, free].mean(axis=0)
+            return params
+    raise RuntimeError("Newton's method did not converge")

@@ -27,6 +27,7 @@ from fastsoftmax._validation import (
     check_sparse_indices,
     check_weights,
     encode_labels,
+    refuse_missing_labels,
 )
 from fastsoftmax.linear_model._solve import solve
 from fastsoftmax.objective import SoftmaxObjective
@@ -189,9 +190,9 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
                 "sklearn.linear_model.LogisticRegression(solver='saga')."
             )
         n_threads = resolve_n_jobs(self.n_jobs)
+        check_sparse_indices(X)
+        refuse_missing_labels(y)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS, order="C")
-        if sparse.issparse(X):
-            X = check_sparse_indices(X)
         classes, labels = encode_labels(y)
         sample_weight = apply_class_weight(self.class_weight, classes, labels, y, sample_weight, X)
         weights = check_weights(sample_weight, X)
@@ -218,7 +219,7 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         if self.verbose > 0:
             print(f"fastsoftmax: {result.message}")  # noqa: T201 (verbose asks for it)
         if not result.converged:
-            warnings.warn(result.message, ConvergenceWarning, stacklevel=5)
+            warnings.warn(result.message, ConvergenceWarning, stacklevel=4)
 
         coef = result.params.reshape(objective.shape)
         intercept = np.zeros(len(coef))
@@ -311,6 +312,7 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
     def _respond(self, X: Any, response: Response) -> NDArray[Any]:
         check_is_fitted(self)
         n_threads = resolve_n_jobs(self.n_jobs)
+        check_sparse_indices(X)
         X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, order="C", reset=False)
         coef: Any = self.coef_  # CSR after `sparsify`
         coef = coef.toarray() if sparse.issparse(coef) else np.asarray(coef)
