@@ -80,7 +80,7 @@ class SoftmaxObjective:
     >>> start = np.zeros(objective.shape).ravel()
     >>> found = minimize(objective.value_and_gradient, start, jac=True, tol=1e-8)
     >>> round(found.fun, 6)
-    0.193679
+    0.192575
     """
 
     def __init__(
