@@ -107,7 +107,7 @@ def sweep(
     """
     n_threads = getattr(_local, "limit", None) or available_threads()
     n_threads = min(n_threads, n_blocks)
-    if work < _SERIAL_WORK or n_threads == 1 or not _layer_is_safe():
+    if work < _SERIAL_WORK or n_threads <= 1 or not _layer_is_safe():
         serial(0, n_blocks, *arguments)
         return
     # One threaded sweep at a time: a second one would only oversubscribe the cores. Claiming
