@@ -20,6 +20,7 @@ def run_python(code: str, *, path: Path = ROOT, timeout: float = 120, **environm
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code)]
     done = subprocess.run(
         command,
+        cwd=path,  # which `-c` puts before PYTHONPATH
         env=os.environ | {"PYTHONPATH": str(path)} | environment,
         capture_output=True,
         text=True,
