@@ -87,9 +87,12 @@ def kernel_view(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return `array` as a kernel takes its inputs: a read-only base-class view in C order.
 
     Writable, read-only and memory-mapped arrays then share one compilation. Copies only an
-    array that is not C-contiguous.
+    array that is not C-contiguous, or not aligned: Numba does not ask, and compiles loads that
+    take alignment for granted.
     """
     view = np.ascontiguousarray(array).view(np.ndarray)
+    if not view.flags.aligned:
+        view = view.copy()
     view.flags.writeable = False
     return view
 

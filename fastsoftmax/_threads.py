@@ -56,8 +56,8 @@ def available_threads() -> int:
     return max(1, min(counts))
 
 
-def resolve_n_jobs(n_jobs: int | None) -> int:
-    """Return the threads that `n_jobs` stands for: None is all, -1 all, -2 all but one, ...
+def resolve_n_jobs(n_jobs: int | None) -> int | None:
+    """Return the threads that `n_jobs` stands for: -1 is all, -2 all but one, None no limit.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def resolve_n_jobs(n_jobs: int | None) -> int:
         If `n_jobs` is 0.
     """
     if n_jobs is None:
-        return available_threads()
+        return None
     if n_jobs == 0:
         raise ValueError("n_jobs == 0 has no meaning; use None for all threads, or 1 for one.")
     if n_jobs < 0:
@@ -74,8 +74,11 @@ def resolve_n_jobs(n_jobs: int | None) -> int:
 
 
 @contextlib.contextmanager
-def thread_limit(n_threads: int) -> Iterator[None]:
-    """Let sweeps of the calling thread use at most `n_threads` threads inside the block."""
+def thread_limit(n_threads: int | None) -> Iterator[None]:
+    """Let sweeps of the calling thread use at most `n_threads` threads inside the block.
+
+    None sets no limit but `available_threads`.
+    """
     before = getattr(_local, "limit", None)
     _local.limit = n_threads
     try:
@@ -105,9 +108,11 @@ def sweep(
     *arguments
         What both drivers take besides.
     """
-    n_threads = getattr(_local, "limit", None) or available_threads()
-    n_threads = min(n_threads, n_blocks)
-    if work < _SERIAL_WORK or n_threads == 1 or not _layer_is_safe():
+    if work < _SERIAL_WORK:  # first: counting threads takes 55 us
+        serial(0, n_blocks, *arguments)
+        return
+    n_threads = min(getattr(_local, "limit", None) or available_threads(), n_blocks)
+    if n_threads <= 1 or not _layer_is_safe():
         serial(0, n_blocks, *arguments)
         return
     # One threaded sweep at a time: a second one would only oversubscribe the cores. Claiming

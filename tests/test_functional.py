@@ -921,7 +921,12 @@ def test_signatures_stay_few():
     """One compilation per dtype and driver, whatever came before (index and soft, any layout)."""
     drivers = [f for name, f in vars(rows).items() if name.endswith(("_serial", "_parallel"))]
     assert len(drivers) == 16
-    assert all(len(getattr(driver, "signatures", ())) <= 2 for driver in drivers)
+    crowded = [
+        (driver.__name__, driver.signatures)
+        for driver in drivers
+        if len(getattr(driver, "signatures", ())) > 2
+    ]
+    assert not crowded
 
 
 def test_every_public_function_is_documented_with_its_equation():

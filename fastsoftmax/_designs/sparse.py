@@ -25,7 +25,7 @@ class SparseDesign:
         self._X = X
         self._labels = kernel_view(targets.labels)
         self._soft = kernel_view(targets.soft)
-        self._weights = kernel_view(weights.scaled)
+        self._weights = kernel_view(weights.scaled.astype(np.float64))  # as the kernel has it
         self._offset = kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset)
         self.n_classes = targets.n_classes
         self.weight_sum = weights.total
@@ -53,7 +53,10 @@ class SparseDesign:
         intercept_direction: Float64Array,
     ) -> Float64Array:
         """Return the product of the loss sum's Hessian with a direction."""
-        P = self._probabilities(self._X, coef, intercept)
+        try:
+            P = self._probabilities(self._X, coef, intercept)
+        except ValueError:  # logits overflow; the caller tests for it, as with a dense X
+            return np.full((coef.shape[0], self.n_features + 1), np.nan)
         T = _logits(self._X, coef_direction, intercept_direction)
         T -= np.einsum("ik,ik->i", P, T)[:, None] if P.shape[1] > 1 else P * T
         T *= P

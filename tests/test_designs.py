@@ -1,0 +1,308 @@
+"""Every storage of X through the same tests, against the oracle."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import reference
+from scipy import sparse
+
+from fastsoftmax._designs import Response, make_design, predict
+from fastsoftmax._designs.dense import DenseDesign
+from fastsoftmax._designs.sparse import SparseDesign
+from fastsoftmax._validation import Targets, Weights, check_design_matrix, check_targets
+
+DTYPES = (np.float32, np.float64)
+STORAGES = {"dense": (np.asarray, DenseDesign), "csr": (sparse.csr_array, SparseDesign)}
+
+
+class Tolerance(NamedTuple):
+    mean: float  # absolute, of means of products of order 1: 16 roundings of the logits' dtype
+    response: float  # absolute, of logits below 10 and what follows from them: 32 roundings
+
+
+TOLERANCE = {
+    dtype: Tolerance(16 * eps, 32 * eps)
+    for dtype, eps in ((d, float(np.finfo(d).eps)) for d in DTYPES)
+}
+
+# n, d, K, rows of logits.
+SHAPES = [(1, 1, 2, 1), (70, 3, 2, 1), (70, 3, 2, 2), (333, 6, 5, 5), (5001, 2, 3, 3)]
+
+
+class Problem(NamedTuple):
+    X: np.ndarray
+    targets: Targets
+    weights: Weights
+    offset: np.ndarray | None
+    oracle: reference.LinearModel
+    coef: np.ndarray
+    intercept: np.ndarray
+
+    @property
+    def params(self):
+        return np.column_stack([self.coef, self.intercept])
+
+    def design(self, storage):
+        make, cls = STORAGES[storage]
+        design = make_design(make(self.X), self.targets, self.weights, self.offset)
+        assert type(design) is cls
+        return design
+
+
+def make_problem(shape, dtype, *, kind="plain", seed=0):
+    """Return a problem whose X is half zeros; `kind` says what comes with it."""
+    n_samples, n_features, n_classes, n_rows = shape
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_samples, n_features)).astype(dtype)
+    X[rng.random(X.shape) < 0.5] = 0.0
+    labels = rng.integers(0, n_classes, n_samples)
+    masses, y, sample_weight, offset = reference.one_hot(labels, n_classes), labels, None, None
+    if "soft" in kind:
+        y = masses = rng.uniform(0, 1, (n_samples, n_classes))
+    if "weights" in kind:
+        sample_weight = rng.uniform(0, 1, n_samples) * (rng.random(n_samples) < 0.8)
+        sample_weight[-1] = 1.0
+    if "offset" in kind:
+        offset = rng.normal(size=(n_samples, n_rows)).astype(dtype)
+    targets, weights = check_targets(y, check_design_matrix(X), n_classes, sample_weight)
+    oracle = reference.LinearModel(X, masses, sample_weight, offset=0 if offset is None else offset)
+    coef, intercept = rng.normal(size=(n_rows, n_features)), rng.normal(size=n_rows)
+    # Exact in float32, so that the oracle sees the same parameters.
+    coef, intercept = coef.astype(np.float32).astype(float), intercept.astype(np.float32)
+    return Problem(X, targets, weights, offset, oracle, coef, intercept.astype(float))
+
+
+every_storage = pytest.mark.parametrize("storage", STORAGES)
+both_dtypes = pytest.mark.parametrize("dtype", DTYPES)
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+KINDS = ["plain", "weights", "soft", "offset", "weights soft offset"]
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def near(sums, expected, problem, dtype):
+    """Assert that sums over rows agree, in units of the sum of weights."""
+    total = problem.weights.total
+    bound = TOLERANCE[dtype].mean
+    np.testing.assert_allclose(sums / total, expected / total, rtol=0, atol=bound)
+
+
+def oracle_scale(problem):
+    """Return what the oracle's sums are to be multiplied by: it scales weights alone by the
+    largest, the package weights times masses."""
+    return problem.weights.total / problem.oracle.masses.sum()
+
+
+# --- Sums -----------------------------------------------------------------------------------------
+
+
+@every_storage
+@both_dtypes
+@every_kind
+@every_shape
+class TestSums:
+    def test_loss_and_gradient(self, shape, kind, dtype, storage):
+        p = make_problem(shape, dtype, kind=kind)
+        design = p.design(storage)
+        total = p.weights.total
+        loss, gradient = design.loss_and_gradient(p.coef, p.intercept)
+        near(loss, p.oracle.value(p.params) * total, p, dtype)
+        near(gradient, p.oracle.gradient(p.params) * total, p, dtype)
+        assert gradient.dtype == np.float64
+        assert design.loss(p.coef, p.intercept) == loss
+        assert design.weight_sum == total
+
+    def test_attributes(self, shape, kind, dtype, storage):
+        design = make_problem(shape, dtype, kind=kind).design(storage)
+        assert (design.n_samples, design.n_features, design.n_classes) == shape[:3]
+        assert design.dtype == dtype
+
+    def test_curvature(self, shape, kind, dtype, storage):
+        """Hessian, its product with a direction, class Grams and diagonals are one matrix."""
+        p = make_problem(shape, dtype, kind=kind)
+        design = p.design(storage)
+        n_rows, D = shape[3], shape[1] + 1
+        whole = p.oracle.loss_hessian(p.params) * oracle_scale(p)
+        size = max(1, n_rows - 1) * D
+        hessian = design.hessian(p.coef, p.intercept)
+        assert hessian.dtype == np.float64
+        near(hessian, whole[:size, :size], p, dtype)
+        np.testing.assert_allclose(hessian, hessian.T, rtol=1e-12, atol=1e-12)
+
+        V, v = np.cos(np.arange(n_rows * D)).reshape(n_rows, D).astype(np.float32), slice(None, -1)
+        product = design.hessian_vector_product(
+            p.coef, p.intercept, V[:, v].astype(float), V[:, -1].astype(float)
+        )
+        near(product.ravel(), whole @ V.ravel().astype(float), p, dtype)
+
+        grams = design.class_grams(p.coef, p.intercept, shape[0])
+        blocks = np.stack([whole[k * D : (k + 1) * D, k * D : (k + 1) * D] for k in range(n_rows)])
+        near(grams, blocks, p, dtype)
+        diagonals = design.class_diagonals(p.coef, p.intercept)
+        near(diagonals, np.einsum("kjj->kj", blocks), p, dtype)
+
+
+@every_storage
+@both_dtypes
+@pytest.mark.parametrize("kind", ["plain", "weights soft offset"])
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
+@pytest.mark.parametrize("most_rows", [1, 7, 20])
+def test_class_grams_of_every_s_th_row(most_rows, shape, kind, dtype, storage):
+    p = make_problem(shape, dtype, kind=kind)
+    grams = p.design(storage).class_grams(p.coef, p.intercept, most_rows)
+    step = -(-shape[0] // most_rows)
+    rows = slice(0, None, step)
+    assert len(p.X[rows]) <= most_rows
+    X = p.oracle.X[rows]
+    curvatures = p.oracle.curvatures(p.params)[rows] * oracle_scale(p)
+    expected = step * np.einsum("ikk,ij,il->kjl", curvatures, X, X)
+    bound = TOLERANCE[dtype].mean * step * len(X)
+    np.testing.assert_allclose(grams, expected, rtol=0, atol=10 * bound)
+
+
+@every_storage
+@both_dtypes
+@pytest.mark.parametrize("shape", [(333, 6, 2, 1), (333, 6, 5, 5)], ids=str)
+def test_sums_of_the_parts_add_up_to_those_of_the_whole(shape, dtype, storage):
+    p = make_problem(shape, dtype, kind="weights soft offset")
+    whole = p.design(storage)
+    make, _ = STORAGES[storage]
+    V, v_b = np.sin(p.coef), np.sin(p.intercept)
+
+    def sums(design):
+        loss, gradient = design.loss_and_gradient(p.coef, p.intercept)
+        return (
+            design.weight_sum,
+            loss,
+            gradient,
+            design.hessian_vector_product(p.coef, p.intercept, V, v_b),
+            design.hessian(p.coef, p.intercept),
+            design.class_diagonals(p.coef, p.intercept),
+        )
+
+    parts = []
+    for first, last in itertools.pairwise([0, 1, 100, shape[0]]):
+        rows = slice(first, last)
+        targets = Targets(p.targets.labels, p.targets.soft[rows], p.targets.n_classes)
+        scaled = p.weights.scaled[rows]
+        weights = Weights(scaled, p.weights.largest, float(scaled.sum(dtype=float)))
+        part = make_design(make(p.X[rows]), targets, weights, p.offset[rows])
+        parts.append(sums(part))
+    for whole_sum, *part_sums in zip(sums(whole), *parts, strict=True):
+        near(np.sum(part_sums, axis=0), whole_sum, p, dtype)
+
+
+@both_dtypes
+@every_kind
+@every_shape
+def test_storages_agree(shape, kind, dtype):
+    p = make_problem(shape, dtype, kind=kind)
+    results = []
+    for storage in STORAGES:
+        design = p.design(storage)
+        loss, gradient = design.loss_and_gradient(p.coef, p.intercept)
+        results.append((loss, gradient, design.hessian(p.coef, p.intercept)))
+    for first, second in zip(*results, strict=True):
+        near(first, second, p, dtype)
+
+
+@every_storage
+def test_a_hessian_larger_than_a_block_of_rows(storage):
+    """Blocks hold 2**19 entries: with 600 features, 872 rows."""
+    shape = (1800, 600, 2, 1)
+    p = make_problem(shape, np.float64)
+    p = p._replace(coef=p.coef / 16)
+    expected = p.oracle.X.T @ (p.oracle.curvatures(p.params)[:, 0] * p.oracle.X)
+    near(p.design(storage).hessian(p.coef, p.intercept), expected, p, np.float64)
+    near(p.design(storage).class_grams(p.coef, p.intercept, 1800)[0], expected, p, np.float64)
+
+
+@every_storage
+def test_classes_that_do_not_occur_have_a_gradient(storage):
+    p = make_problem((70, 3, 3, 3), np.float64)
+    targets = Targets(np.zeros(70, np.int32), np.empty((0, 0)), 3)
+    design = make_design(STORAGES[storage][0](p.X), targets, p.weights)
+    oracle = reference.LinearModel(p.X, np.eye(3)[np.zeros(70, int)])
+    _, gradient = design.loss_and_gradient(p.coef, p.intercept)
+    near(gradient, oracle.gradient(p.params) * 70, p, np.float64)
+
+
+# --- Responses ------------------------------------------------------------------------------------
+
+
+@every_storage
+@both_dtypes
+@every_shape
+class TestPredict:
+    def test_responses_equal_the_oracle(self, shape, dtype, storage):
+        p = make_problem(shape, dtype)
+        X = STORAGES[storage][0](p.X)
+        z = p.oracle.logits(p.params)
+        expected = {
+            Response.LOGITS: z[:, -shape[3] :],
+            Response.PROBABILITIES: reference.softmax(z),
+            Response.LOG_PROBABILITIES: np.log(reference.softmax(z)),
+        }
+        for response, values in expected.items():
+            result = predict(X, p.coef, p.intercept, response)
+            assert result.dtype == dtype
+            assert result.shape == values.shape
+            bound = TOLERANCE[dtype].response
+            np.testing.assert_allclose(result, values, rtol=0, atol=bound, err_msg=response.name)
+        labels = predict(X, p.coef, p.intercept, Response.LABELS)
+        assert labels.dtype == np.int32
+        np.testing.assert_array_equal(labels, z.argmax(axis=1))
+
+    def test_labels_are_the_first_largest_logit(self, shape, dtype, storage):
+        p = make_problem(shape, dtype)
+        X = STORAGES[storage][0](p.X)
+        for coef in (p.coef, p.coef * 0.0):  # ties
+            logits = predict(X, coef, p.intercept * 0.0, Response.LOGITS)
+            labels = predict(X, coef, p.intercept * 0.0, Response.LABELS)
+            best = (logits[:, 0] > 0) if shape[3] == 1 else logits.argmax(axis=1)
+            np.testing.assert_array_equal(labels, best)
+
+    def test_parameters_of_either_dtype(self, shape, dtype, storage):
+        p = make_problem(shape, dtype)
+        X = STORAGES[storage][0](p.X)
+        for response in Response:
+            first = predict(X, p.coef, p.intercept, response)
+            arguments = (p.coef.astype(np.float32), p.intercept.astype(np.float32))
+            np.testing.assert_array_equal(first, predict(X, *arguments, response))
+
+    def test_no_rows(self, shape, dtype, storage):
+        p = make_problem(shape, dtype)
+        X = STORAGES[storage][0](p.X[:0])
+        for response in Response:
+            assert len(predict(X, p.coef, p.intercept, response)) == 0
+
+
+@every_storage
+@both_dtypes
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_rare_probabilities_keep_their_relative_precision(n_rows, dtype, storage):
+    X = STORAGES[storage][0](np.ones((1, 1), dtype))
+    z = np.array([0.0, -40.0] if n_rows == 1 else [0.0, -40.0, -70.0])
+    coef, intercept = z[-n_rows:, None], np.zeros(n_rows)
+    P = predict(X, coef, intercept, Response.PROBABILITIES)[0]
+    log_P = predict(X, coef, intercept, Response.LOG_PROBABILITIES)[0]
+    exact, exact_log = reference.softmax_exact(z), reference.log_softmax_exact(z)
+    # Exact logits; then exp, a sum, a division or product; log1p.
+    bound = 4 * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(P, [float(x) for x in exact], rtol=bound, atol=0)
+    np.testing.assert_allclose(log_P, [float(x) for x in exact_log], rtol=bound, atol=0)
+
+
+@every_storage
+@both_dtypes
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_logits_that_are_not_finite_are_refused(bad, dtype, storage):
+    p = make_problem((70, 3, 3, 3), dtype)
+    X = STORAGES[storage][0](p.X)
+    p.intercept[1] = bad
+    for response in Response:
+        with pytest.raises(ValueError, match="Scale X"):
+            predict(X, p.coef, p.intercept, response)
