@@ -22,6 +22,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse, special
 
 from fastsoftmax import functional
+from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import rows
 from fastsoftmax.functional import (
     cross_entropy,
@@ -834,8 +835,8 @@ def run_residual_rows(z, labels=(), soft=None, weights=(), offset=None, driver="
     losses = np.empty(-(-n_samples // block_size))
     residual = z.copy()
     arguments = (
-        *(block_size, residual, np.array(labels, np.int32), soft),
-        *(np.array(weights, float), offset, losses),
+        *(block_size, residual, kernel_view(np.array(labels, np.int32)), kernel_view(soft)),
+        *(kernel_view(np.array(weights, z.dtype)), kernel_view(offset), losses),
     )
     with np.errstate(all="ignore"):  # only under NUMBA_DISABLE_JIT: compiled code never warns
         if driver == "serial":
