@@ -1,7 +1,7 @@
 """The cache and the decorators of `fastsoftmax._jit`.
 
 Most tests run in processes of their own, on the smallest driver (`cholesky.solve`, compiled in
-less than a second) unless they need a pair of drivers.
+less than a second), from a copy of the kernels alone, whose import leaves out scikit-learn.
 """
 
 from __future__ import annotations
@@ -46,8 +46,31 @@ print(json.dumps({
 """
 
 
-def solve(folder, *, path=ROOT, code=SOLVE):
-    return json.loads(run_python(code, path=path, FASTSOFTMAX_CACHE_DIR=str(folder)))
+def copy_kernels(site):
+    """Copy `_jit` and the kernels into a package without the rest, and return its folder."""
+    package = site / "fastsoftmax"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "fastsoftmax" / "_kernels", package / "_kernels", ignore=ignore)
+    shutil.copy(ROOT / "fastsoftmax" / "_jit.py", package)
+    (package / "__init__.py").touch()
+    return site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return copy_kernels(tmp_path_factory.mktemp("kernels") / "site")
+
+
+@pytest.fixture(scope="module")
+def solve(site):
+    """Return what `code` reports with a cache in a given folder."""
+
+    def run(folder, *, path=site, code=SOLVE, **environment):
+        return json.loads(
+            run_python(code, path=path, FASTSOFTMAX_CACHE_DIR=str(folder), **environment)
+        )
+
+    return run
 
 
 def entries(folder):
@@ -62,7 +85,7 @@ def folder(tmp_path):
 # --- Hits and misses ------------------------------------------------------------------------------
 
 
-def test_a_second_process_takes_what_the_first_compiled(folder):
+def test_a_second_process_takes_what_the_first_compiled(solve, folder):
     cold = solve(folder)
     assert (cold["x"], cold["hits"], cold["misses"]) == ([2.0] * 4, 0, 1)
     stored = entries(folder)
@@ -101,7 +124,7 @@ def another_format(content):
 @pytest.mark.parametrize(
     "damage", [truncated, flipped, empty, checksum_only, another_format], ids=lambda f: f.__name__
 )
-def test_a_damaged_entry_is_compiled_anew_and_replaced(damage, warm_folder, tmp_path):
+def test_a_damaged_entry_is_compiled_anew_and_replaced(solve, damage, warm_folder, tmp_path):
     folder = shutil.copytree(warm_folder, tmp_path / "copy")
     (entry,) = folder.iterdir()
     good = entry.read_bytes()
@@ -115,14 +138,14 @@ def test_a_damaged_entry_is_compiled_anew_and_replaced(damage, warm_folder, tmp_
 
 
 @pytest.fixture(scope="module")
-def warm_folder(tmp_path_factory):
+def warm_folder(solve, tmp_path_factory):
     """A cache with the one entry of `SOLVE`."""
     folder = tmp_path_factory.mktemp("cache") / "warm"
     solve(folder)
     return folder
 
 
-def test_an_entry_that_is_a_folder_does_not_break_a_call(warm_folder, tmp_path):
+def test_an_entry_that_is_a_folder_does_not_break_a_call(solve, warm_folder, tmp_path):
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o700)
     (folder / entries(warm_folder)[0]).mkdir()
@@ -131,10 +154,8 @@ def test_an_entry_that_is_a_folder_does_not_break_a_call(warm_folder, tmp_path):
     assert len(entries(folder)) == 1
 
 
-def test_an_edited_callee_changes_the_key(warm_folder, tmp_path):
-    copy = tmp_path / "site"
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "fastsoftmax", copy / "fastsoftmax", ignore=ignore)
+def test_an_edited_callee_changes_the_key(solve, warm_folder, tmp_path):
+    copy = copy_kernels(tmp_path / "site")
     folder = shutil.copytree(warm_folder, tmp_path / "cache")
     # The place does not matter ...
     assert solve(folder, path=copy)["hits"] == 1
@@ -153,11 +174,9 @@ def test_an_edited_callee_changes_the_key(warm_folder, tmp_path):
     assert (result["x"], result["hits"]) == ([2.0] * 4, 1)
 
 
-def test_drivers_have_entries_of_their_own_that_see_callees_in_other_files(folder, tmp_path):
+def test_drivers_have_entries_of_their_own_that_see_other_files(solve, folder, tmp_path):
     """What Numba's own cache gets wrong (numba#6845, numba#8851)."""
-    copy = tmp_path / "site"
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "fastsoftmax", copy / "fastsoftmax", ignore=ignore)
+    copy = copy_kernels(tmp_path / "site")
     kernels = copy / "fastsoftmax" / "_kernels"
     callee = "@block_kernel\ndef double(x):\n    return 2.0 * x\n"
     imports = "from fastsoftmax._jit import block_kernel, parallel_driver, serial_driver\n"
@@ -210,12 +229,10 @@ def test_options_of_one_function_are_part_of_the_key(monkeypatch, folder):
     assert len(keys) == 6
 
 
-def test_settings_that_change_the_code_change_the_key(warm_folder, tmp_path):
+def test_settings_that_change_the_code_change_the_key(solve, warm_folder, tmp_path):
     folder = shutil.copytree(warm_folder, tmp_path / "copy")
-    environment = {"FASTSOFTMAX_CACHE_DIR": str(folder), "NUMBA_OPT": "1"}
-    assert json.loads(run_python(SOLVE, **environment))["hits"] == 0
-    environment = {"FASTSOFTMAX_CACHE_DIR": str(folder), "NUMBA_NUM_THREADS": "1"}
-    assert json.loads(run_python(SOLVE, **environment))["hits"] == 1
+    assert solve(folder, NUMBA_OPT="1")["hits"] == 0
+    assert solve(folder, NUMBA_NUM_THREADS="1")["hits"] == 1
 
 
 def test_old_entries_are_pruned(tmp_path, monkeypatch):
@@ -240,11 +257,14 @@ def test_the_folder_is_created_private(folder, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and owners are POSIX")
-@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
-def test_a_folder_that_others_may_write_to_is_not_used(mode, tmp_path):
+def test_a_folder_that_others_may_write_to_is_not_used(solve, tmp_path, monkeypatch):
     folder = tmp_path / "shared"
     folder.mkdir()
-    folder.chmod(mode)
+    monkeypatch.setenv("FASTSOFTMAX_CACHE_DIR", str(folder))
+    for mode, is_private in ((0o700, True), (0o755, True), (0o770, False), (0o702, False)):
+        folder.chmod(mode)
+        assert _jit.cache_directory() == (folder if is_private else None)
+    folder.chmod(0o777)
     result = solve(folder)
     assert (result["x"], result["hits"], result["folder"]) == ([2.0] * 4, 0, None)
     assert entries(folder) == []
@@ -264,20 +284,23 @@ def test_a_folder_of_someone_else_is_not_used(tmp_path, monkeypatch):
         assert _jit.cache_directory() is None
 
 
-def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
+def test_a_folder_that_cannot_be_made_is_done_without(solve, tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.touch()
-    for impossible in (file, file / "below"):
-        result = solve(impossible)
-        assert (result["x"], result["hits"], result["folder"]) == ([2.0] * 4, 0, None)
+    monkeypatch.setenv("FASTSOFTMAX_CACHE_DIR", str(file))
+    assert _jit.cache_directory() is None
+    result = solve(file / "below")
+    assert (result["x"], result["hits"], result["folder"]) == ([2.0] * 4, 0, None)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and owners are POSIX")
-def test_a_folder_that_is_not_writable_serves_what_it_has(warm_folder):
+def test_a_folder_that_is_not_writable_serves_what_it_has(solve, warm_folder):
     """Root may write anywhere, so a process that is root gives that up after its imports."""
     code = """
 import os
+from fastsoftmax import _jit
 from fastsoftmax._kernels import cholesky
+_jit._build_stamp()  # reads the sources
 if os.getuid() == 0:
     os.setuid(12345)
 """ + SOLVE.replace("2.0 * np.eye(4))", "2.0 * np.eye(4, dtype=DTYPE))")
@@ -290,7 +313,8 @@ if os.getuid() == 0:
         stored = entries(folder)
         try:
             for dtype, hits in (("np.float64", 1), ("np.float32", 0)):
-                result = solve(folder, code=f"import numpy as np\nDTYPE = {dtype}\n" + code)
+                prelude = f"import numpy as np\nDTYPE = {dtype}\n"
+                result = solve(folder, code=prelude + code, path=ROOT)
                 assert (result["x"], result["hits"]) == ([2.0] * 4, hits)
                 assert entries(folder) == stored
         finally:
@@ -320,7 +344,7 @@ def test_no_home_is_done_without(monkeypatch):
 # --- Import ---------------------------------------------------------------------------------------
 
 
-def test_import_compiles_nothing_and_touches_no_folder(folder):
+def test_import_compiles_nothing_and_touches_no_folder(solve, folder):
     code = """
 import json, sys
 import fastsoftmax, fastsoftmax.functional
@@ -333,7 +357,7 @@ dispatchers = {
 }
 print(json.dumps([dispatchers, parallel._is_initialized]))
 """
-    dispatchers, launched = solve(folder, code=code)
+    dispatchers, launched = solve(folder, path=ROOT, code=code)
     assert len(dispatchers) >= 12
     assert set(dispatchers.values()) == {0}
     assert not launched

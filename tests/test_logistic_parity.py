@@ -118,6 +118,7 @@ def test_objective_and_coefficients_are_scikit_learns(name, kind, C):
     assert ours.intercept_.shape == theirs.intercept_.shape
 
 
+@pytest.mark.filterwarnings("ignore:Setting penalty=None:UserWarning")  # scikit-learn 1.8
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("n_classes", [2, 3, 4])
 def test_without_penalty(n_classes, fit_intercept):

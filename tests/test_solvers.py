@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import reference
-from scipy import optimize, sparse
+from scipy import optimize, sparse, special
 
 from fastsoftmax._solvers import (
     BlockPreconditioner,
@@ -432,6 +432,21 @@ def test_a_function_that_is_nearly_linear_far_out_takes_few_trials(distance, fir
     assert result.converged
     assert result.n_passes <= 60
     assert abs(result.params[0]) <= 1e-4
+
+
+def test_a_straight_line_that_ends_at_a_wall_takes_few_trials():
+    """The secant of slopes -1 and 1e6 creeps from the low end: 60 trials of a twentieth each."""
+
+    def f(x):
+        z = 1e3 * (x - 0.99)
+        return float((1e3 * np.logaddexp(0.0, z) - x).sum()), 1e6 * special.expit(z) - 1.0
+
+    value, g = f(np.zeros(1))
+    start = Point(0.0, value, g, float(g[0]))
+    point, n_trials = search(along_line(f, np.zeros(1), np.ones(1)), start, noise=0.0)
+    assert point is not None
+    assert n_trials <= 20
+    assert point.slope >= 0.9 * start.slope
 
 
 def test_the_first_step_is_taken_if_it_is_good():

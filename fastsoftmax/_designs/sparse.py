@@ -25,7 +25,7 @@ class SparseDesign:
         self._X = X
         self._labels = kernel_view(targets.labels)
         self._soft = kernel_view(targets.soft)
-        self._weights = kernel_view(weights.scaled.astype(np.float64))  # as the kernel has it
+        self._weights = kernel_view(weights.scaled)
         self._offset = kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset)
         self.n_classes = targets.n_classes
         self.weight_sum = weights.total
