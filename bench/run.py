@@ -6,10 +6,12 @@ from zero with a growing number of iterations, in the manner of benchopt.
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from bench import reference
 from bench.adapter import Adapter
@@ -78,9 +80,7 @@ def run(plan: Plan, results: ResultsFolder, console: Console) -> list[str]:
                 for adapter in libraries:
                     for threads in adapter.threads:
                         label = f"{name} {dtype} {adapter.name}, {threads} BLAS threads"
-                        say: Callable[[str], None] = lambda text, label=label: progress.update(  # type: ignore[misc]  # noqa: E731
-                            task, description=f"{label}: {text}"
-                        )
+                        say = partial(_describe, progress, task, label)
                         _run_library(plan, results, problem, adapter, threads, say)
                         console.print(
                             f"{label}: {_outcome(results, problem, adapter, threads)}",
@@ -90,6 +90,10 @@ def run(plan: Plan, results: ResultsFolder, console: Console) -> list[str]:
                 progress.update(task, description=f"{name}: reference optimum")
                 find_optima(results, problem, plan.C or problem.C, plan.quick)
     return missing
+
+
+def _describe(progress: Progress, task: TaskID, label: str, text: str) -> None:
+    progress.update(task, description=f"{label}: {text}")
 
 
 def _run_library(

@@ -10,9 +10,10 @@ import pytest
 import reference
 from scipy import sparse
 
-from fastsoftmax._designs import Response, make_design, predict
+from fastsoftmax._designs import Response, dense, make_design, predict
 from fastsoftmax._designs.dense import DenseDesign
 from fastsoftmax._designs.sparse import SparseDesign
+from fastsoftmax._threads import sweep
 from fastsoftmax._validation import Targets, Weights, check_design_matrix, check_targets
 
 DTYPES = (np.float32, np.float64)
@@ -138,9 +139,11 @@ class TestSums:
         )
         near(product.ravel(), whole @ V.ravel().astype(float), p, dtype)
 
-        grams = design.class_grams(p.coef, p.intercept, shape[0])
+        grams = design.class_grams(p.coef, p.intercept, shape[0], shared=False)
         blocks = np.stack([whole[k * D : (k + 1) * D, k * D : (k + 1) * D] for k in range(n_rows)])
         near(grams, blocks, p, dtype)
+        mean = design.class_grams(p.coef, p.intercept, shape[0], shared=True)
+        near(mean, blocks.mean(axis=0, keepdims=True), p, dtype)
         diagonals = design.class_diagonals(p.coef, p.intercept)
         near(diagonals, np.einsum("kjj->kj", blocks), p, dtype)
 
@@ -152,7 +155,7 @@ class TestSums:
 @pytest.mark.parametrize("most_rows", [1, 7, 20])
 def test_class_grams_of_every_s_th_row(most_rows, shape, kind, dtype, storage):
     p = make_problem(shape, dtype, kind=kind)
-    grams = p.design(storage).class_grams(p.coef, p.intercept, most_rows)
+    grams = p.design(storage).class_grams(p.coef, p.intercept, most_rows, shared=False)
     step = -(-shape[0] // most_rows)
     rows = slice(0, None, step)
     assert len(p.X[rows]) <= most_rows
@@ -217,7 +220,8 @@ def test_a_hessian_larger_than_a_block_of_rows(storage):
     p = p._replace(coef=p.coef / 16)
     expected = p.oracle.X.T @ (p.oracle.curvatures(p.params)[:, 0] * p.oracle.X)
     near(p.design(storage).hessian(p.coef, p.intercept), expected, p, np.float64)
-    near(p.design(storage).class_grams(p.coef, p.intercept, 1800)[0], expected, p, np.float64)
+    gram = p.design(storage).class_grams(p.coef, p.intercept, 1800, shared=False)[0]
+    near(gram, expected, p, np.float64)
 
 
 @every_storage
@@ -306,3 +310,25 @@ def test_logits_that_are_not_finite_are_refused(bad, dtype, storage):
     for response in Response:
         with pytest.raises(ValueError, match="Scale X"):
             predict(X, p.coef, p.intercept, response)
+
+
+@both_dtypes
+def test_a_pass_may_take_many_calls(dtype, monkeypatch):
+    """No call lasts long, so that Ctrl-C is seen; the sums stay the same up to rounding."""
+    p = make_problem((20000, 5, 3, 3), dtype, kind="weights soft offset")
+    design = p.design("dense")
+    direction = (np.sin(p.coef), np.cos(p.intercept))
+
+    def results():
+        loss, gradient = design.loss_and_gradient(p.coef, p.intercept)
+        product = design.hessian_vector_product(p.coef, p.intercept, *direction)
+        logits = predict(p.X, p.coef, p.intercept, Response.LOGITS)
+        return loss, gradient, product, logits
+
+    whole = results()
+    calls = []
+    monkeypatch.setattr(dense, "_CALL_WORK", 1e4)
+    monkeypatch.setattr(dense, "sweep", lambda *a: (calls.append(a), sweep(*a)))
+    for part, expected in zip(results(), whole, strict=True):
+        near(part, expected, p, dtype)
+    assert len(calls) == 3 * 5  # chunks of 5 blocks, each pass a block of every chunk at a time

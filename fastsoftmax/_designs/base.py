@@ -85,11 +85,12 @@ class Design(Protocol):
         """Return the cost of `hessian` in passes over X, for choosing a solver."""
 
     def class_grams(
-        self, coef: Float64Array, intercept: Float64Array, most_rows: int
+        self, coef: Float64Array, intercept: Float64Array, most_rows: int, shared: bool
     ) -> Float64Array:
         """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ`` with x extended by 1, one per logit row.
 
-        Shape (n_rows, D, D); estimated from every s-th row, at most `most_rows` rows.
+        Shape (n_rows, D, D), or their mean, (1, D, D), if `shared`; estimated from every s-th
+        row, at most `most_rows` rows.
         """
 
     def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:

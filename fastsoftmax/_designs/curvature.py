@@ -94,11 +94,16 @@ def _costs(D: int, m: int, density: float) -> tuple[float, float]:
     return 0.06 * m * D**2, n_products * (2.0 + 0.2 * m)
 
 
-def class_grams(blocks: Iterable[Block], n_rows: int, n_features: int) -> Float64Array:
-    """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ``, shape (n_rows, D, D)."""
-    total = np.zeros((n_rows, n_features + 1, n_features + 1))
+def class_grams(
+    blocks: Iterable[Block], n_rows: int, n_features: int, shared: bool
+) -> Float64Array:
+    """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ``, (n_rows, D, D), or their mean, (1, D, D)."""
+    total = np.zeros((1 if shared else n_rows, n_features + 1, n_features + 1))
     for X, P, w in blocks:
-        total += _weighted_grams(X, w * P * (1.0 - P))
+        curvatures = w * P * (1.0 - P)
+        total += _weighted_grams(
+            X, curvatures.mean(axis=0, keepdims=True) if shared else curvatures
+        )
     return total
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ _MOST_LANES = 64
 _MOST_CHUNKS = 64
 #: A block of X and its logits stay in a core's second-level cache between their two uses.
 _BLOCK_BYTES = 2**19
+#: Operations of one call into a kernel: about 0.1 s, after which Python may see Ctrl-C.
+_CALL_WORK = 4e9
 #: Chunks hold a gradient each; together they stay below this, or there are 8 chunks.
 _ACCUMULATOR_BYTES = 2**25
 
@@ -37,6 +40,16 @@ class _Chunks:
         most = min(_MOST_CHUNKS, max(8, _ACCUMULATOR_BYTES // accumulator))
         self.rows = -(-n_blocks // max(1, min(most, n_blocks))) * self.n_lanes
         self.count = -(-n_samples // self.rows) if n_samples else 0
+
+    def cuts(self, work: float) -> list[tuple[int, int, int]]:
+        """Return ``(chunk_rows, part_start, part_rows)`` for each call that makes up a pass.
+
+        A call cannot be interrupted; `work` operations of the whole pass are cut into calls of
+        about 0.1 s.
+        """
+        n_calls = max(1, math.ceil(work / _CALL_WORK))
+        part_rows = max(1, -(-self.rows // n_calls // self.n_lanes)) * self.n_lanes
+        return [(self.rows, start, part_rows) for start in range(0, self.rows, part_rows)]
 
     def lanes(self, n_rows: int, dtype: np.dtype[Any]) -> Array:
         """Return uninitialised lanes for `n_rows` rows in each chunk."""
@@ -79,27 +92,19 @@ class DenseDesign:
         n_rows = coef.shape[0]
         chunks = _Chunks(self.n_samples, self.n_features, n_rows, self.dtype.itemsize)
         n_gradients = chunks.count if want_gradient else 0
-        losses = np.empty(chunks.count)
+        losses = np.zeros(chunks.count)
         gradients = np.zeros((n_gradients, n_rows, self.n_features + 1))
-        sweep(
-            kernels.loss_gradient_parallel,
-            kernels.loss_gradient_serial,
-            chunks.count,
-            self._work(n_rows),
-            self._X,
-            self._cast(coef),
-            self._cast(intercept),
-            self._labels,
-            self._soft,
-            self._weights,
-            self._offset,
-            chunks.rows,
+        rows = (self._X, self._cast(coef), self._cast(intercept))
+        targets = (self._labels, self._soft, self._weights, self._offset)
+        scratch = (
             chunks.lanes(n_rows, self.dtype),
             chunks.lanes(N_LANE_ROWS, self.dtype),
             np.zeros(gradients.shape, self.dtype),
-            losses,
-            gradients,
         )
+        drivers = (kernels.loss_gradient_parallel, kernels.loss_gradient_serial)
+        work = self._work(n_rows)
+        for cut in chunks.cuts(work):
+            sweep(*drivers, chunks.count, work, *rows, *targets, cut, *scratch, losses, gradients)
         return float(losses.sum()), gradients.sum(axis=0)
 
     def hessian_vector_product(
@@ -113,25 +118,19 @@ class DenseDesign:
         n_rows = coef.shape[0]
         chunks = _Chunks(self.n_samples, self.n_features, n_rows, self.dtype.itemsize)
         products = np.zeros((chunks.count, n_rows, self.n_features + 1))
-        sweep(
-            kernels.hessian_vector_parallel,
-            kernels.hessian_vector_serial,
-            chunks.count,
-            1.5 * self._work(n_rows),
-            self._X,
-            self._cast(coef),
-            self._cast(intercept),
-            self._cast(coef_direction),
-            self._cast(intercept_direction),
-            self._weights,
-            self._offset,
-            chunks.rows,
+        rows = (self._X, self._cast(coef), self._cast(intercept))
+        direction = (self._cast(coef_direction), self._cast(intercept_direction))
+        terms = (self._weights, self._offset)
+        scratch = (
             chunks.lanes(n_rows, self.dtype),
             chunks.lanes(n_rows, self.dtype),
             chunks.lanes(N_LANE_ROWS, self.dtype),
             np.zeros(products.shape, self.dtype),
-            products,
         )
+        drivers = (kernels.hessian_vector_parallel, kernels.hessian_vector_serial)
+        work = 1.5 * self._work(n_rows)
+        for cut in chunks.cuts(work):
+            sweep(*drivers, chunks.count, work, *rows, *direction, *terms, cut, *scratch, products)
         return products.sum(axis=0)
 
     def hessian(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
@@ -145,12 +144,12 @@ class DenseDesign:
         return curvature.hessian_passes(n_rows, self.n_features, self._density)
 
     def class_grams(
-        self, coef: Float64Array, intercept: Float64Array, most_rows: int
+        self, coef: Float64Array, intercept: Float64Array, most_rows: int, shared: bool
     ) -> Float64Array:
         """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ`` per logit row, from every s-th row."""
         step = max(1, -(-self.n_samples // most_rows))
         blocks = self._blocks(coef, intercept, step)
-        return curvature.class_grams(blocks, coef.shape[0], self.n_features) * step
+        return step * curvature.class_grams(blocks, coef.shape[0], self.n_features, shared)
 
     def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows."""
@@ -198,23 +197,20 @@ def predict(
     out = np.empty((0, 0) if want_labels else (n_samples, n_columns), X.dtype)
     labels = np.empty(n_samples if want_labels else 0, np.int32)
     statuses = np.zeros(chunks.count, np.int32)
-    sweep(
-        predict_kernels.predict_parallel,
-        predict_kernels.predict_serial,
-        chunks.count,
-        n_samples * n_rows * (2.0 * n_features + 30.0),
+    model = (
         kernel_view(X),
         kernel_view(np.asarray(coef, X.dtype)),
         kernel_view(np.asarray(intercept, X.dtype)),
         kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset),
-        int(response),
-        chunks.rows,
-        chunks.lanes(n_rows, X.dtype),
-        chunks.lanes(N_LANE_ROWS, X.dtype),
-        statuses,
-        out,
-        labels,
     )
+    scratch = (chunks.lanes(n_rows, X.dtype), chunks.lanes(N_LANE_ROWS, X.dtype))
+    drivers = (predict_kernels.predict_parallel, predict_kernels.predict_serial)
+    work = n_samples * n_rows * (2.0 * n_features + 30.0)
+    for cut in chunks.cuts(work):
+        sweep(
+            *(*drivers, chunks.count, work),
+            *(*model, int(response), cut, *scratch, statuses, out, labels),
+        )
     if statuses.any():
         raise ValueError(
             "X times the coefficients overflows: some logits are not finite. Scale X, for "

@@ -76,12 +76,12 @@ class SparseDesign:
         return passes / max(self._density, 1e-12)
 
     def class_grams(
-        self, coef: Float64Array, intercept: Float64Array, most_rows: int
+        self, coef: Float64Array, intercept: Float64Array, most_rows: int, shared: bool
     ) -> Float64Array:
         """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ`` per logit row, from every s-th row."""
         step = max(1, -(-self.n_samples // most_rows))
         blocks = self._blocks(coef, intercept, step)
-        return curvature.class_grams(blocks, coef.shape[0], self.n_features) * step
+        return step * curvature.class_grams(blocks, coef.shape[0], self.n_features, shared)
 
     def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows."""

@@ -11,7 +11,9 @@ Conventions
 -----------
 - A *block* is `n_lanes` rows whose logits stand class-major, ``logits[k, lane]``, so that maximum,
   exponential, sum and division all run along the lanes as vector code. A *chunk* is a run of
-  blocks with accumulators of its own; chunks are what drivers loop over.
+  blocks with accumulators of its own; chunks are what drivers loop over. One call may do just a
+  *part* of every chunk, so that no call lasts long and Python sees Ctrl-C in between: ``cut`` is
+  ``(chunk_rows, part_start, part_rows)``, the rows of a chunk and those of them to do.
 - ``coef`` (n_rows, n_features) and ``intercept`` (n_rows,) have the dtype of X. ``n_rows`` is the
   number of classes, or 1 for two classes with one logit row.
 - ``labels`` (n,) int32, or ``soft`` (n, n_classes) whose rows sum to 1; ``weights`` (n,);
@@ -50,14 +52,14 @@ def _loss_gradient_chunk(
     soft: Array,
     weights: Array,
     offset: Array,
-    chunk_rows: int,
+    cut: Array,
     logits: Array,
     lanes: Array,
     partial: Array,
     losses: Array,
     gradients: Array,
 ) -> None:
-    """Write the sums of chunk `c` into ``losses[c]`` and ``gradients[c]``.
+    """Add the sums of a part of chunk `c` to ``losses[c]`` and ``gradients[c]``.
 
     Products add up in the dtype of X over `FLUSH_BLOCKS` blocks (``partial``), from there on in
     float64. With ``gradients`` of size 0 only the loss is computed.
@@ -65,7 +67,9 @@ def _loss_gradient_chunk(
     n_samples = X.shape[0]
     n_lanes = logits.shape[2]
     want_gradient = gradients.shape[0] > 0
-    start, stop = c * chunk_rows, min((c + 1) * chunk_rows, n_samples)
+    chunk_rows, part_start, part_rows = cut
+    start = c * chunk_rows + part_start
+    stop = min(start + part_rows, (c + 1) * chunk_rows, n_samples)
     loss = 0.0
     n_pending = 0
     for first in range(start, stop, n_lanes):
@@ -85,29 +89,29 @@ def _loss_gradient_chunk(
             n_pending = 0
     if n_pending > 0:
         flush(partial[c], gradients[c])
-    losses[c] = loss
+    losses[c] += loss
 
 
 @serial_driver
 def loss_gradient_serial(
-    first, last, X, coef, intercept, labels, soft, weights, offset, chunk_rows, logits, lanes,
+    first, last, X, coef, intercept, labels, soft, weights, offset, cut, logits, lanes,
     partial, losses, gradients,
 ):  # fmt: skip
     for c in range(first, last):
         _loss_gradient_chunk(
-            c, X, coef, intercept, labels, soft, weights, offset, chunk_rows, logits, lanes,
+            c, X, coef, intercept, labels, soft, weights, offset, cut, logits, lanes,
             partial, losses, gradients,
         )  # fmt: skip
 
 
 @parallel_driver
 def loss_gradient_parallel(
-    n_chunks, X, coef, intercept, labels, soft, weights, offset, chunk_rows, logits, lanes,
+    n_chunks, X, coef, intercept, labels, soft, weights, offset, cut, logits, lanes,
     partial, losses, gradients,
 ):  # fmt: skip
     for c in prange(n_chunks):
         _loss_gradient_chunk(
-            np.int64(c), X, coef, intercept, labels, soft, weights, offset, chunk_rows, logits,
+            np.int64(c), X, coef, intercept, labels, soft, weights, offset, cut, logits,
             lanes, partial, losses, gradients,
         )  # fmt: skip
 
@@ -122,21 +126,23 @@ def _hessian_vector_chunk(
     intercept_direction: Array,
     weights: Array,
     offset: Array,
-    chunk_rows: int,
+    cut: Array,
     logits: Array,
     slopes: Array,
     lanes: Array,
     partial: Array,
     products: Array,
 ) -> None:
-    """Write the part of chunk `c` of ``Hv = Tᵀ [X, 1]`` into ``products[c]``.
+    """Add a part of chunk `c` of ``Hv = Tᵀ [X, 1]`` to ``products[c]``.
 
     ``U = X Vᵀ + v_b`` and ``T = w P ∘ (U - rowsum(P ∘ U))``; for one logit row ``T = w p q U``.
     """
     n_samples = X.shape[0]
     n_rows, n_lanes = logits.shape[1], logits.shape[2]
     zero = logits.dtype.type(0)
-    start, stop = c * chunk_rows, min((c + 1) * chunk_rows, n_samples)
+    chunk_rows, part_start, part_rows = cut
+    start = c * chunk_rows + part_start
+    stop = min(start + part_rows, (c + 1) * chunk_rows, n_samples)
     n_pending = 0
     for first in range(start, stop, n_lanes):
         n = min(n_lanes, stop - first)
@@ -171,22 +177,22 @@ def _hessian_vector_chunk(
 @serial_driver
 def hessian_vector_serial(
     first, last, X, coef, intercept, coef_direction, intercept_direction, weights, offset,
-    chunk_rows, logits, slopes, lanes, partial, products,
+    cut, logits, slopes, lanes, partial, products,
 ):  # fmt: skip
     for c in range(first, last):
         _hessian_vector_chunk(
             c, X, coef, intercept, coef_direction, intercept_direction, weights, offset,
-            chunk_rows, logits, slopes, lanes, partial, products,
+            cut, logits, slopes, lanes, partial, products,
         )  # fmt: skip
 
 
 @parallel_driver
 def hessian_vector_parallel(
     n_chunks, X, coef, intercept, coef_direction, intercept_direction, weights, offset,
-    chunk_rows, logits, slopes, lanes, partial, products,
+    cut, logits, slopes, lanes, partial, products,
 ):  # fmt: skip
     for c in prange(n_chunks):
         _hessian_vector_chunk(
             np.int64(c), X, coef, intercept, coef_direction, intercept_direction, weights, offset,
-            chunk_rows, logits, slopes, lanes, partial, products,
+            cut, logits, slopes, lanes, partial, products,
         )  # fmt: skip

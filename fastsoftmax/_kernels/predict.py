@@ -24,14 +24,14 @@ def _predict_chunk(
     intercept: Array,
     offset: Array,
     response: int,
-    chunk_rows: int,
+    cut: Array,
     logits: Array,
     lanes: Array,
     statuses: Array,
     out: Array,
     labels: Array,
 ) -> None:
-    """Write the responses of the rows of chunk `c`.
+    """Write the responses of the rows of a part of chunk `c`.
 
     `response` is `LOGITS`, `PROBABILITIES` or `LOG_PROBABILITIES`, into ``out`` (n, n_rows, or
     n, 2 for the probabilities of one logit row), or `LABELS`, into ``labels`` (n,): the first
@@ -42,7 +42,9 @@ def _predict_chunk(
     n_rows, n_lanes = logits.shape[1], logits.shape[2]
     zero = logits.dtype.type(0)
     Z, peak, rest = logits[c], lanes[c, PEAK], lanes[c, REST]
-    start, stop = c * chunk_rows, min((c + 1) * chunk_rows, n_samples)
+    chunk_rows, part_start, part_rows = cut
+    start = c * chunk_rows + part_start
+    stop = min(start + part_rows, (c + 1) * chunk_rows, n_samples)
     for first in range(start, stop, n_lanes):
         n = min(n_lanes, stop - first)
         forward(X, first, n, coef, intercept, Z)
@@ -90,23 +92,23 @@ def _predict_chunk(
 
 @serial_driver
 def predict_serial(
-    first, last, X, coef, intercept, offset, response, chunk_rows, logits, lanes, statuses, out,
+    first, last, X, coef, intercept, offset, response, cut, logits, lanes, statuses, out,
     labels,
 ):  # fmt: skip
     for c in range(first, last):
         _predict_chunk(
-            c, X, coef, intercept, offset, response, chunk_rows, logits, lanes, statuses, out,
+            c, X, coef, intercept, offset, response, cut, logits, lanes, statuses, out,
             labels,
         )  # fmt: skip
 
 
 @parallel_driver
 def predict_parallel(
-    n_chunks, X, coef, intercept, offset, response, chunk_rows, logits, lanes, statuses, out,
+    n_chunks, X, coef, intercept, offset, response, cut, logits, lanes, statuses, out,
     labels,
 ):  # fmt: skip
     for c in prange(n_chunks):
         _predict_chunk(
-            np.int64(c), X, coef, intercept, offset, response, chunk_rows, logits, lanes,
+            np.int64(c), X, coef, intercept, offset, response, cut, logits, lanes,
             statuses, out, labels,
         )  # fmt: skip

@@ -125,8 +125,9 @@ def minimize_lbfgs(
     pairs = _Memory(memory)
     preconditioner = None if make_preconditioner is None else make_preconditioner(x)
     refreshes = iter(refresh_at)
-    next_refresh = next(refreshes, max_iter)
+    next_refresh = next(refreshes, max_iter + 1)
     fresh = True  # whether the preconditioner was built at x
+    moved = True  # whether x is new since on_iteration saw it
     scale = 1.0 if make_preconditioner else 1.0 / max(float(np.sqrt(dot(g, g))), 1.0)
     history: list[tuple[int, float, float]] = []
     best, best_x, since_best = (f, _norm(g), 0.0), x, 0
@@ -137,7 +138,6 @@ def minimize_lbfgs(
 
     while True:
         norm = _norm(g)
-        history.append((n_passes, f, norm))
         direction = -pairs.apply(g, precondition)
         slope = dot(direction, g)
         decrement = -0.5 * slope
@@ -147,12 +147,15 @@ def minimize_lbfgs(
             decrement = max(decrement, 0.5 * dot(g, preconditioner.apply(g)))
         floor = noise * max(abs(f), np.finfo(np.float64).tiny)
         # Below the noise of f only the gradient tells whether an iterate is better.
-        if f < best[0] - floor or norm < best[1] or iteration == 0:
-            best, best_x, since_best = (f, norm, decrement), x, 0
-        else:
-            since_best += 1
-        state = IterationState(iteration, n_passes, f, norm, step_size, x)
-        stop = on_iteration is not None and on_iteration(state)
+        stop = False
+        if moved:
+            if f < best[0] - floor or norm < best[1] or iteration == 0:
+                best, best_x, since_best = (f, norm, decrement), x, 0
+            else:
+                since_best += 1
+            history.append((n_passes, f, norm))
+            state = IterationState(iteration, n_passes, f, norm, step_size, x)
+            stop = on_iteration is not None and bool(on_iteration(state))
         if norm == 0.0 or (norm <= tol and 0.0 <= decrement <= 0.01 * tol * abs(f)):
             status = Status.CONVERGED
             best, best_x = (f, norm, max(decrement, 0.0)), x
@@ -183,13 +186,14 @@ def minimize_lbfgs(
                 status = Status.FLOOR if decrement <= 1e3 * floor else Status.LINE_SEARCH
                 break
             # Old curvature may be to blame: once more with a fresh one.
-            pairs.clear()
             if make_preconditioner is not None and not fresh:
                 preconditioner = make_preconditioner(x)
-            fresh = True
+            pairs.clear()
+            fresh, moved = True, False
             continue
 
         iteration += 1
+        moved = True
         step_size = point.step_size
         step = step_size * direction
         change = point.gradient - g

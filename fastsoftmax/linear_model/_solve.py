@@ -26,6 +26,9 @@ _FULL_HESSIAN_PASSES = 200.0
 #: Columns up to which per-class Gram matrices are factored, K of them in D**3 / 3 operations.
 _CLASS_GRAMS = 2500
 
+#: Entries of all class Gram matrices, 512 MB, beyond which one matrix serves all classes.
+_CLASS_GRAM_ENTRIES = 2**26
+
 #: Iterations between two full Hessians (lag): L-BFGS bridges the time with cheap passes.
 _HESSIAN_LAG = 8
 
@@ -90,12 +93,13 @@ def _curvature(
     def class_grams(params: NDArray[np.float64]) -> Preconditioner:
         most_rows = max(4 * D, 3000)
         coef, intercept = coefficients(params)
-        if not params.any():  # all classes are equally likely: one Gram matrix serves all
-            coef, intercept = coef[:1] * 0.0, intercept[:1] * 0.0
+        shared = n_rows * D**2 > _CLASS_GRAM_ENTRIES
+        if not params.any():  # all classes are equally likely: their matrices are the same
+            coef, intercept, shared = coef[:1], intercept[:1], True
             share = (1.0 - 1.0 / design.n_classes) / design.n_classes / 0.25
-            grams = share * design.class_grams(coef, intercept, most_rows)
         else:
-            grams = design.class_grams(coef, intercept, most_rows)
+            share = 1.0
+        grams = share * design.class_grams(coef, intercept, most_rows, shared)
         return BlockPreconditioner(grams[:, :D, :D] / weight_sum, l2, n_rows)
 
     def class_diagonals(params: NDArray[np.float64]) -> Preconditioner:
