@@ -295,14 +295,13 @@ def test_a_folder_that_cannot_be_made_is_done_without(solve, tmp_path, monkeypat
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and owners are POSIX")
 def test_a_folder_that_is_not_writable_serves_what_it_has(solve, warm_folder):
-    """Root may write anywhere, so a process that is root gives that up after its imports."""
+    """Root may write anywhere, so a process that is root is refused its temporary file."""
     code = """
-import os
-from fastsoftmax import _jit
-from fastsoftmax._kernels import cholesky
-_jit._build_stamp()  # reads the sources
+import os, tempfile
+def refuse(*arguments, **options):
+    raise PermissionError(13, "not writable")
 if os.getuid() == 0:
-    os.setuid(12345)
+    tempfile.NamedTemporaryFile = refuse
 """ + SOLVE.replace("2.0 * np.eye(4))", "2.0 * np.eye(4, dtype=DTYPE))")
     with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to others
         Path(place).chmod(0o755)
