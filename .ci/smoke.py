@@ -8,7 +8,8 @@ from sklearn.datasets import load_iris
 
 import fastsoftmax
 
-assert pathlib.Path.cwd() not in pathlib.Path(fastsoftmax.__file__).parents, fastsoftmax.__file__
+sources = pathlib.Path(__file__).resolve().parents[1]
+assert sources not in pathlib.Path(fastsoftmax.__file__).resolve().parents, fastsoftmax.__file__
 assert fastsoftmax.__version__ == importlib.metadata.version("fastsoftmax")
 assert (pathlib.Path(fastsoftmax.__file__).parent / "py.typed").is_file()
 X, y = load_iris(return_X_y=True)
