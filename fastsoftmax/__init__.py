@@ -2,6 +2,7 @@
 
 from fastsoftmax import functional
 from fastsoftmax._versions import show_versions
+from fastsoftmax._warmup import warmup
 from fastsoftmax.linear_model import LogisticRegression
 from fastsoftmax.objective import SoftmaxObjective
 
@@ -13,4 +14,5 @@ __all__ = [
     "__version__",
     "functional",
     "show_versions",
+    "warmup",
 ]

@@ -177,6 +177,7 @@ class SoftmaxObjective:
             ``[R^T X + l2 W, sum of R]`` with residuals ``R = w (P - Y)``; all ``inf`` if `value`
             is.
         """
+        params = np.asarray(params)  # type: ignore[assignment]
         coef, intercept = self._unpack(params)
         loss, gradient = self.design.loss_and_gradient(coef, intercept)
         value = loss / self.design.weight_sum + self._penalty(coef)
@@ -207,6 +208,7 @@ class SoftmaxObjective:
         FloatingPointError
             If the product is not finite, since logits overflow.
         """
+        direction = np.asarray(direction)  # type: ignore[assignment]
         coef, intercept = self._unpack(params)
         V, v_b = self._unpack(direction)
         product = self.design.hessian_vector_product(coef, intercept, V, v_b)

@@ -26,8 +26,9 @@ INSIDE = {
     "_solvers": {"_linalg"},
     "linear_model": {"_designs", "_solvers", "_threads", "_validation", "objective"},
     "_versions": {"_jit", "_threads"},
-    "__main__": {"_versions"},
-    "__init__": {"_versions", "functional", "linear_model", "objective"},
+    "_warmup": {"linear_model", "objective"},
+    "__main__": {"_versions", "_warmup"},
+    "__init__": {"_versions", "_warmup", "functional", "linear_model", "objective"},
 }
 
 #: What they may import from elsewhere, besides the standard library.
@@ -43,6 +44,7 @@ OUTSIDE = {
     "_solvers": {"numpy"},
     "linear_model": {"numpy", "scipy", "sklearn"},
     "_versions": set(),
+    "_warmup": {"numpy", "scipy"},
     "__main__": set(),
     "__init__": set(),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from typing import NamedTuple
 
 import numpy as np
@@ -332,3 +333,44 @@ def test_a_pass_may_take_many_calls(dtype, monkeypatch):
     for part, expected in zip(results(), whole, strict=True):
         near(part, expected, p, dtype)
     assert len(calls) == 3 * 5  # chunks of 5 blocks, each pass a block of every chunk at a time
+
+
+@every_storage
+def test_many_classes_take_little_memory(storage):
+    """A Hessian of K = 60 has 1770 pairs of classes; their curvatures come in small blocks."""
+    p = make_problem((20000, 2, 60, 60), np.float64)
+    design = p.design(storage)
+    tracemalloc.start()
+    design.hessian(p.coef, p.intercept)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6  # all curvatures at once would take 283 MB, each temporary
+
+
+@every_storage
+@both_dtypes
+def test_weighted_parts_add_up_in_units_of_their_scale(dtype, storage):
+    p = make_problem((70, 3, 3, 3), dtype)
+    parts = []
+    for rows, weight in ((slice(0, 30), 1.0), (slice(30, 70), 10.0)):
+        make, _ = STORAGES[storage]
+        targets, weights = check_targets(
+            p.targets.labels[rows], p.X[rows], 3, np.full(len(p.X[rows]), weight)
+        )
+        design = make_design(make(p.X[rows]), targets, weights)
+        parts.append(design.weight_scale * design.loss(p.coef, p.intercept))
+    weights = np.where(np.arange(70) < 30, 1.0, 10.0)
+    oracle = reference.LinearModel(p.X, np.eye(3)[p.targets.labels], weights)
+    expected = 10.0 * oracle.losses(p.params).sum()  # the oracle scales by the largest weight
+    assert abs(sum(parts) - expected) <= TOLERANCE[dtype].mean * 700
+
+
+def test_float32_gradients_of_csr_add_up_in_float64():
+    """Two million equal terms in float32 lose 1 % of their sum."""
+    n_samples = 2_000_000
+    X = np.ones((n_samples, 1), np.float32)
+    targets, weights = check_targets(np.zeros(n_samples, int), X, 2, None)
+    design = make_design(sparse.csr_array(X), targets, weights)
+    _, gradient = design.loss_and_gradient(np.array([[-2.2]]), np.zeros(1))
+    p = 1.0 / (1.0 + np.exp(2.2))
+    np.testing.assert_allclose(gradient, n_samples * p, rtol=1e-6)

@@ -477,3 +477,33 @@ def test_no_warning_in_ordinary_use(data):
         warnings.simplefilter("always")
         LogisticRegression().fit(X, y).predict_proba(X)
     assert not record
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_separable_data_without_penalty_end_soon(n_classes, dtype):
+    """The loss falls towards 0 for ever; a fit must not follow it down to its underflow."""
+    rng = np.random.default_rng(0)
+    y = np.arange(150) % n_classes
+    X = (rng.normal(size=(150, 3)) + 20.0 * np.eye(n_classes, 3)[y]).astype(dtype)
+    model = LogisticRegression(C=np.inf).fit(X, y)
+    assert model.n_iter_[0] < 60
+    assert np.abs(model.coef_).max() < 1e3
+    assert model.score(X, y) == 1.0
+
+
+@pytest.mark.parametrize("storage", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_row_of_weight_zero_is_no_row_even_if_its_logits_overflow(n_classes, dtype, storage):
+    rng = np.random.default_rng(1)
+    y = np.arange(90) % n_classes
+    X = (rng.normal(size=(90, 4)) + np.eye(n_classes, 4)[y]).astype(dtype)
+    # float32: 1e38 times coefficients of order 1 and their sums reach infinity.
+    huge = np.full((1, 4), np.finfo(dtype).max / 4, dtype)
+    expected = LogisticRegression(C=100.0, tol=1e-8).fit(storage(X), y)
+    extended = storage(np.vstack([X[:40], huge, X[40:]]))
+    weights = np.insert(np.ones(90), 40, 0.0)
+    found = LogisticRegression(C=100.0, tol=1e-8).fit(extended, np.insert(y, 40, 0), weights)
+    tolerance = 1e-6 if dtype == np.float64 else 1e-3
+    np.testing.assert_allclose(found.coef_, expected.coef_, atol=tolerance)

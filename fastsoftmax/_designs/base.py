@@ -28,8 +28,9 @@ class Response(enum.IntEnum):
 class Design(Protocol):
     """Rows of X with their targets and weights, and the sums over them that a solver needs.
 
-    Sums are *unnormalised*: ``sum_i w_i loss_i`` with the scaled weights w, to be divided by
-    `weight_sum`. So the sums of the parts of a data set (batches, partitions) can be added.
+    Sums are *unnormalised*: ``sum_i w_i loss_i`` with weights w in units of `weight_scale`, to be
+    divided by `weight_sum`, which is in the same units. So the sums of the parts of a data set
+    (batches, partitions) can be added, each times its `weight_scale`.
     Every sum has the same bits for any number of threads.
 
     Conventions: ``coef`` (n_rows, n_features), ``intercept`` (n_rows,), float64; a gradient, or a
@@ -54,7 +55,15 @@ class Design(Protocol):
 
     @property
     def weight_sum(self) -> float:
-        """Sum of the scaled weights."""
+        """Sum of the weights, in units of `weight_scale`."""
+
+    @property
+    def weight_scale(self) -> float:
+        """The largest of the user's weights."""
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether logits are shifted by a given offset."""
 
     def loss(self, coef: Float64Array, intercept: Float64Array) -> float:
         """Return ``sum_i w_i loss_i`` in nats; not finite if logits overflow."""
@@ -92,6 +101,9 @@ class Design(Protocol):
         Shape (n_rows, D, D), or their mean, (1, D, D), if `shared`; estimated from every s-th
         row, at most `most_rows` rows.
         """
+
+    def class_gram_passes(self, n_rows: int, most_rows: int) -> float:
+        """Return the cost of `class_grams`, and of factors of them, in passes over X."""
 
     def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows, shape (n_rows, D)."""

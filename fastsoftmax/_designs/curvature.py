@@ -17,11 +17,13 @@ from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import gram as kernels
 from fastsoftmax._threads import sweep
 
-#: Entries of a block of rows: 4 MB of float64.
+#: Entries of a block of rows, or of its curvatures: 4 MB of float64.
 _BLOCK_ENTRIES = 2**19
 _N_LANES = 64
-#: Independent accumulations a block is cut into, at the least, so that threads have work.
+#: Independent accumulations a block is cut into, so that threads have work, ...
 _LEAST_UNITS = 16
+#: ... as long as they have at most so many entries, 256 MB.
+_GRAM_ENTRIES = 2**25
 
 
 #: Accumulators of the sparse sums, each as large as half a Hessian.
@@ -36,9 +38,13 @@ class Block(NamedTuple):
     weights: Float64Array
 
 
-def row_slices(n_samples: int, n_features: int, step: int = 1) -> list[slice]:
-    """Return slices that cover every `step`-th row."""
-    block = max(256, _BLOCK_ENTRIES // (n_features + 1)) * step
+def row_slices(n_samples: int, n_features: int, n_rows: int, step: int = 1) -> list[slice]:
+    """Return slices that cover every `step`-th row, in blocks of a few MB.
+
+    What is held per row is X, or the curvatures: one for each pair of `n_rows` logit rows.
+    """
+    width = max(n_features + 1, n_rows * (n_rows + 1) // 2)
+    block = max(64, _BLOCK_ENTRIES // width) * step
     return [slice(i, min(i + block, n_samples), step) for i in range(0, n_samples, block)]
 
 
@@ -91,20 +97,26 @@ def _costs(D: int, m: int, density: float) -> tuple[float, float]:
     """
     n_nonzero = density * (D - 1) + 1.0
     n_products = n_nonzero * (n_nonzero + 1.0) / 2.0
-    return 0.06 * m * D**2, n_products * (2.0 + 0.2 * m)
+    curvatures = 3.0 * m  # forming them, in NumPy
+    return curvatures + 0.06 * m * D**2, curvatures + n_products * (2.0 + 0.2 * m)
+
+
+def class_gram_passes(n_samples: int, n_rows: int, n_features: int, most_rows: int) -> float:
+    """Return the cost of `class_grams`, and of factors of the results, in passes over X."""
+    D = n_features + 1
+    operations = n_rows * D**2 * (2.0 * min(n_samples, most_rows) + D / 3.0)
+    return operations / (4.0 * n_samples * n_features * n_rows)
 
 
 def class_grams(
     blocks: Iterable[Block], n_rows: int, n_features: int, shared: bool
 ) -> Float64Array:
     """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ``, (n_rows, D, D), or their mean, (1, D, D)."""
-    total = np.zeros((1 if shared else n_rows, n_features + 1, n_features + 1))
+    sums = _DenseSums(n_features + 1, 1 if shared else n_rows)
     for X, P, w in blocks:
         curvatures = w * P * (1.0 - P)
-        total += _weighted_grams(
-            X, curvatures.mean(axis=0, keepdims=True) if shared else curvatures
-        )
-    return total
+        sums.add(X, curvatures.mean(axis=0, keepdims=True) if shared else curvatures)
+    return sums.matrices()
 
 
 def class_diagonals(blocks: Iterable[Block], n_rows: int, n_features: int) -> Float64Array:
@@ -121,15 +133,32 @@ class _DenseSums:
     """Sums of ``[X, 1]ᵀ diag(curvature) [X, 1]`` over blocks, one per curvature."""
 
     def __init__(self, D: int, m: int) -> None:
-        self._total = np.zeros((m, D, D))
+        # Several accumulators for each curvature give the threads work, unless they are large.
+        affordable = max(1, _GRAM_ENTRIES // (m * D * D))
+        self._n_chunks = min(-(-_LEAST_UNITS // m), affordable)
+        self._grams = np.zeros((m * self._n_chunks, D, D))
 
     def add(self, X: Float64Array, curvatures: Float64Array) -> None:
         """Add a block, with curvatures of shape (m, n)."""
-        self._total += _weighted_grams(X, curvatures)
+        n_units, D, _ = self._grams.shape
+        sweep(
+            kernels.weighted_grams_parallel,
+            kernels.weighted_grams_serial,
+            n_units,
+            2.0 * curvatures.size * D * D,
+            kernel_view(X),
+            kernel_view(curvatures),
+            self._n_chunks,
+            np.empty((n_units, D, _N_LANES)),
+            self._grams,
+        )
 
     def matrices(self) -> Float64Array:
         """Return the sums, shape (m, D, D)."""
-        return self._total
+        n_units, D, _ = self._grams.shape
+        if self._n_chunks == 1:
+            return self._grams
+        return self._grams.reshape(n_units // self._n_chunks, self._n_chunks, D, D).sum(axis=1)
 
 
 class _SparseSums:
@@ -162,23 +191,3 @@ class _SparseSums:
         full[:, i, j] = lower
         full[:, j, i] = lower
         return full
-
-
-def _weighted_grams(X: Float64Array, curvatures: Float64Array) -> Float64Array:
-    """Return ``[X, 1]ᵀ diag(curvature) [X, 1]`` for each row of `curvatures` (m, n)."""
-    (n_samples, n_features), m = X.shape, len(curvatures)
-    D = n_features + 1
-    n_chunks = min(-(-_LEAST_UNITS // m), -(-n_samples // _N_LANES))
-    grams = np.zeros((m * n_chunks, D, D))
-    sweep(
-        kernels.weighted_grams_parallel,
-        kernels.weighted_grams_serial,
-        m * n_chunks,
-        2.0 * m * n_samples * D * D,
-        kernel_view(X),
-        kernel_view(curvatures),
-        n_chunks,
-        np.empty((m * n_chunks, D, _N_LANES)),
-        grams,
-    )
-    return grams.reshape(m, n_chunks, D, D).sum(axis=1)

@@ -72,6 +72,8 @@ class DenseDesign:
         self._offset = kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset)
         self.n_classes = targets.n_classes
         self.weight_sum = weights.total
+        self.weight_scale = weights.largest
+        self.has_offset = offset is not None
         self.n_samples, self.n_features = X.shape
         self.dtype = X.dtype
         self._density = curvature.density(self._X)
@@ -151,6 +153,10 @@ class DenseDesign:
         blocks = self._blocks(coef, intercept, step)
         return step * curvature.class_grams(blocks, coef.shape[0], self.n_features, shared)
 
+    def class_gram_passes(self, n_rows: int, most_rows: int) -> float:
+        """Return the cost of `class_grams`, and of factors of them, in passes over X."""
+        return curvature.class_gram_passes(self.n_samples, n_rows, self.n_features, most_rows)
+
     def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows."""
         blocks = self._blocks(coef, intercept)
@@ -160,7 +166,7 @@ class DenseDesign:
         self, coef: Float64Array, intercept: Float64Array, step: int = 1
     ) -> Iterator[curvature.Block]:
         """Yield every `step`-th row in blocks of a few MB."""
-        for rows in curvature.row_slices(self.n_samples, self.n_features, step):
+        for rows in curvature.row_slices(self.n_samples, self.n_features, coef.shape[0], step):
             X = np.ascontiguousarray(self._X[rows])
             offset = self._offset[rows] if self._offset.size else None
             P = predict(X, coef, intercept, Response.PROBABILITIES, offset)

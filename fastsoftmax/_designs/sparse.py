@@ -29,6 +29,8 @@ class SparseDesign:
         self._offset = kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset)
         self.n_classes = targets.n_classes
         self.weight_sum = weights.total
+        self.weight_scale = weights.largest
+        self.has_offset = offset is not None
         self.n_samples: int = X.shape[0]
         self.n_features: int = X.shape[1]
         self.dtype: np.dtype[Any] = X.dtype
@@ -61,7 +63,7 @@ class SparseDesign:
         T -= np.einsum("ik,ik->i", P, T)[:, None] if P.shape[1] > 1 else P * T
         T *= P
         if self._weights.size:
-            T *= self._weights[:, None]
+            T = np.where(self._weights[:, None] > 0, T * self._weights[:, None], 0)
         return self._back(T)
 
     def hessian(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
@@ -82,6 +84,11 @@ class SparseDesign:
         step = max(1, -(-self.n_samples // most_rows))
         blocks = self._blocks(coef, intercept, step)
         return step * curvature.class_grams(blocks, coef.shape[0], self.n_features, shared)
+
+    def class_gram_passes(self, n_rows: int, most_rows: int) -> float:
+        """Return the cost of `class_grams`, and of factors of them, in passes over X."""
+        passes = curvature.class_gram_passes(self.n_samples, n_rows, self.n_features, most_rows)
+        return passes / max(self._density, 1e-12)
 
     def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows."""
@@ -117,10 +124,11 @@ class SparseDesign:
         return float(losses.sum()), residual
 
     def _back(self, residual: Array) -> Float64Array:
-        """Return ``[Rᵀ X, sum of R]`` in float64."""
+        """Return ``[Rᵀ X, sum of R]``; SciPy adds up in the dtype of its arguments."""
+        residual = residual.astype(np.float64)
         gradient = np.empty((residual.shape[1], self.n_features + 1))
         gradient[:, :-1] = (self._X.T @ residual).T
-        gradient[:, -1] = residual.sum(axis=0, dtype=np.float64)
+        gradient[:, -1] = residual.sum(axis=0)
         return gradient
 
     def _probabilities(
@@ -135,7 +143,7 @@ class SparseDesign:
         self, coef: Float64Array, intercept: Float64Array, step: int = 1
     ) -> Iterator[curvature.Block]:
         """Yield every `step`-th row in dense blocks of a few MB."""
-        for rows in curvature.row_slices(self.n_samples, self.n_features, step):
+        for rows in curvature.row_slices(self.n_samples, self.n_features, coef.shape[0], step):
             X = self._X[rows]
             P = self._probabilities(X, coef, intercept, rows)
             weights = self._weights[rows] if self._weights.size else None

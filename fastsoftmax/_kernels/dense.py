@@ -38,6 +38,7 @@ from fastsoftmax._kernels.lanes import (
     logistic,
     probabilities,
     scale_lanes,
+    silence,
 )
 from fastsoftmax._kernels.tiles import FLUSH_BLOCKS, backward, flush, forward
 
@@ -77,6 +78,7 @@ def _loss_gradient_chunk(
         if any_weight(weights, first, n):
             forward(X, first, n, coef, intercept, logits[c])
             add_offset(offset, first, n, logits[c])
+            silence(weights, first, n, logits[c])
             if coef.shape[0] == 1:
                 loss += logistic(logits[c], first, n, labels, soft, weights)
             else:
@@ -151,8 +153,10 @@ def _hessian_vector_chunk(
         P, U, mean = logits[c], slopes[c], lanes[c, OWN]
         forward(X, first, n, coef, intercept, P)
         add_offset(offset, first, n, P)
+        silence(weights, first, n, P)
         probabilities(P, n, lanes[c])
         forward(X, first, n, coef_direction, intercept_direction, U)
+        silence(weights, first, n, U)
         for i in range(n):
             mean[i] = zero
         for k in range(n_rows):

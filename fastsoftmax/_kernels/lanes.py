@@ -191,6 +191,17 @@ def any_weight(weights: Array, first: int, n: int) -> bool:
 
 
 @block_kernel
+def silence(weights: Array, first: int, n: int, logits: Array) -> None:
+    """Write logits of 0 where the weight is 0: the row is as if removed, also an infinite one."""
+    if weights.shape[0] > 0:
+        zero = logits.dtype.type(0)
+        for i in range(n):
+            if weights[first + i] == 0:
+                for k in range(logits.shape[0]):
+                    logits[k, i] = zero
+
+
+@block_kernel
 def add_offset(offset: Array, first: int, n: int, logits: Array) -> None:
     if offset.shape[0] > 0:
         for i in range(n):

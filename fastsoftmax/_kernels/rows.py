@@ -728,6 +728,10 @@ def _residual_block(
             for k in range(row.size):
                 row[k] += offset[i, k]
         weight = np.float64(weights[i]) if weights.size > 0 else 1.0
+        if weight == 0.0:  # as if removed, also where its logits overflow
+            for k in range(row.size):
+                row[k] = 0
+            continue
         if row.size == 1:
             loss = _binary_residual(row, i, labels, soft, weight)
         else:

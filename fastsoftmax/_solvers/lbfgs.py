@@ -68,6 +68,7 @@ def minimize_lbfgs(
     refresh_at: Iterable[int] = (),
     exact_curvature: bool = False,
     tol: float = 1e-4,
+    value_scale: float = 0.0,
     max_iter: int = 1000,
     memory: int = 10,
     noise: float = np.finfo(np.float64).eps,
@@ -94,7 +95,9 @@ def minimize_lbfgs(
     tol : float
         The solver stops when the largest absolute component of the gradient is at most `tol`
         and the estimated distance to the minimum, half the squared Newton decrement in the
-        solver's metric, at most ``0.01 * tol * |f|``.
+        solver's metric, at most ``0.01 * tol * max(|f|, value_scale)``.
+    value_scale : float
+        Values of the function far below this count as 0.
     max_iter : int
     memory : int
         Pairs kept.
@@ -156,7 +159,9 @@ def minimize_lbfgs(
             history.append((n_passes, f, norm))
             state = IterationState(iteration, n_passes, f, norm, step_size, x)
             stop = on_iteration is not None and bool(on_iteration(state))
-        if norm == 0.0 or (norm <= tol and 0.0 <= decrement <= 0.01 * tol * abs(f)):
+        if norm == 0.0 or (
+            norm <= tol and 0.0 <= decrement <= 0.01 * tol * max(abs(f), value_scale)
+        ):
             status = Status.CONVERGED
             best, best_x = (f, norm, max(decrement, 0.0)), x
             break

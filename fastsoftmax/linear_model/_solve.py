@@ -23,8 +23,9 @@ from fastsoftmax.objective import SoftmaxObjective
 #: 0.1 s at 2000) and costs at most so many passes over X (digits: 110, at 45 pairs of classes).
 _FULL_HESSIAN = 2000
 _FULL_HESSIAN_PASSES = 200.0
-#: Columns up to which per-class Gram matrices are factored, K of them in D**3 / 3 operations.
+#: Gram matrices per class are built up to so many columns and at most this cost (mnist: 21).
 _CLASS_GRAMS = 2500
+_CLASS_GRAM_PASSES = 100.0
 
 #: Entries of all class Gram matrices, 512 MB, beyond which one matrix serves all classes.
 _CLASS_GRAM_ENTRIES = 2**26
@@ -63,6 +64,9 @@ def solve(
         refresh_at=refresh_at,
         exact_curvature=exact,
         tol=tol,
+        # Where a class separates, the loss falls towards 0 for ever: a thousandth of the loss
+        # at zero coefficients is as good as 0 for the relative part of tol.
+        value_scale=1e-3 * float(np.log(objective.n_classes)),
         max_iter=max_iter,
         noise=4.0 * float(np.finfo(objective.dtype).eps),
         on_iteration=on_iteration,
@@ -77,6 +81,7 @@ def _curvature(
     D = objective.shape[1]
     l2 = objective.l2[:D]
     weight_sum = design.weight_sum
+    most_rows = max(4 * D, 3000)
 
     def coefficients(params: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
         packed = params.reshape(objective.shape)
@@ -91,10 +96,11 @@ def _curvature(
         return SumZeroPreconditioner(blocks.reshape(n_free * D, n_free * D).copy(), l2, n_rows)
 
     def class_grams(params: NDArray[np.float64]) -> Preconditioner:
-        most_rows = max(4 * D, 3000)
         coef, intercept = coefficients(params)
         shared = n_rows * D**2 > _CLASS_GRAM_ENTRIES
-        if not params.any():  # all classes are equally likely: their matrices are the same
+        if not (
+            params.any() or design.has_offset
+        ):  # all classes are equally likely: their matrices are the same
             coef, intercept, shared = coef[:1], intercept[:1], True
             share = (1.0 - 1.0 / design.n_classes) / design.n_classes / 0.25
         else:
@@ -112,6 +118,6 @@ def _curvature(
         and design.hessian_passes(n_rows) <= _FULL_HESSIAN_PASSES
     ):
         return full_hessian, itertools.count(_HESSIAN_LAG, _HESSIAN_LAG), True
-    if D <= _CLASS_GRAMS:
+    if D <= _CLASS_GRAMS and design.class_gram_passes(n_rows, most_rows) <= _CLASS_GRAM_PASSES:
         return class_grams, (8 * 2**i for i in itertools.count()), False
     return class_diagonals, iter((16, 64)), False
