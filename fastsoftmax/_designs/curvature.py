@@ -70,8 +70,7 @@ def hessian(blocks: Iterable[Block], n_rows: int, n_features: int, density: floa
     """
     n_free, D = max(1, n_rows - 1), n_features + 1
     a, b = np.tril_indices(n_free)
-    dense_cost, sparse_cost = _costs(D, len(a), density)
-    sums = _SparseSums(D, len(a)) if sparse_cost < dense_cost else _DenseSums(D, len(a))
+    sums = _sums(D, len(a), density)
     for X, P, w in blocks:
         sums.add(X, w * P[a] * ((a == b)[:, None] - P[b]))
     pairs = sums.matrices()
@@ -101,18 +100,21 @@ def _costs(D: int, m: int, density: float) -> tuple[float, float]:
     return curvatures + 0.06 * m * D**2, curvatures + n_products * (2.0 + 0.2 * m)
 
 
-def class_gram_passes(n_samples: int, n_rows: int, n_features: int, most_rows: int) -> float:
+def class_gram_passes(
+    n_samples: int, n_rows: int, n_features: int, density: float, most_rows: int
+) -> float:
     """Return the cost of `class_grams`, and of factors of the results, in passes over X."""
     D = n_features + 1
-    operations = n_rows * D**2 * (2.0 * min(n_samples, most_rows) + D / 3.0)
-    return operations / (4.0 * n_samples * n_features * n_rows)
+    sums = min(n_samples, most_rows) * min(_costs(D, n_rows, density))
+    factors = n_rows * D**3 / 3.0 / 35.0  # 35 GFLOP/s
+    return (sums + factors) / (0.08 * n_samples * n_features * n_rows)
 
 
 def class_grams(
-    blocks: Iterable[Block], n_rows: int, n_features: int, shared: bool
+    blocks: Iterable[Block], n_rows: int, n_features: int, density: float, shared: bool
 ) -> Float64Array:
     """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ``, (n_rows, D, D), or their mean, (1, D, D)."""
-    sums = _DenseSums(n_features + 1, 1 if shared else n_rows)
+    sums = _sums(n_features + 1, 1 if shared else n_rows, density)
     for X, P, w in blocks:
         curvatures = w * P * (1.0 - P)
         sums.add(X, curvatures.mean(axis=0, keepdims=True) if shared else curvatures)
@@ -127,6 +129,11 @@ def class_diagonals(blocks: Iterable[Block], n_rows: int, n_features: int) -> Fl
         total[:, :-1] += np.einsum("ki,ij->kj", curvatures, np.square(X))
         total[:, -1] += curvatures.sum(axis=1)
     return total
+
+
+def _sums(D: int, m: int, density: float) -> _DenseSums | _SparseSums:
+    dense_cost, sparse_cost = _costs(D, m, density)
+    return _SparseSums(D, m) if sparse_cost < dense_cost else _DenseSums(D, m)
 
 
 class _DenseSums:
@@ -166,20 +173,22 @@ class _SparseSums:
 
     def __init__(self, D: int, m: int) -> None:
         self._D = D
-        self._grams = np.zeros((_SPARSE_CHUNKS, D * (D + 1) // 2, m))
+        size = D * (D + 1) // 2 * m
+        self._n_chunks = min(_SPARSE_CHUNKS, max(1, _GRAM_ENTRIES // size))
+        self._grams = np.zeros((self._n_chunks, D * (D + 1) // 2, m))
 
     def add(self, X: Float64Array, curvatures: Float64Array) -> None:
         """Add a block, with curvatures of shape (m, n)."""
         sweep(
             kernels.sparse_grams_parallel,
             kernels.sparse_grams_serial,
-            _SPARSE_CHUNKS,
+            self._n_chunks,
             2.0 * curvatures.size * X.shape[1],
             kernel_view(X),
             kernel_view(curvatures.T),
-            _SPARSE_CHUNKS,
-            np.empty((_SPARSE_CHUNKS, self._D), np.int64),
-            np.empty((_SPARSE_CHUNKS, self._D)),
+            self._n_chunks,
+            np.empty((self._n_chunks, self._D), np.int64),
+            np.empty((self._n_chunks, self._D)),
             self._grams,
         )
 

@@ -151,11 +151,15 @@ class DenseDesign:
         """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ`` per logit row, from every s-th row."""
         step = max(1, -(-self.n_samples // most_rows))
         blocks = self._blocks(coef, intercept, step)
-        return step * curvature.class_grams(blocks, coef.shape[0], self.n_features, shared)
+        return step * curvature.class_grams(
+            blocks, coef.shape[0], self.n_features, self._density, shared
+        )
 
     def class_gram_passes(self, n_rows: int, most_rows: int) -> float:
         """Return the cost of `class_grams`, and of factors of them, in passes over X."""
-        return curvature.class_gram_passes(self.n_samples, n_rows, self.n_features, most_rows)
+        return curvature.class_gram_passes(
+            self.n_samples, n_rows, self.n_features, self._density, most_rows
+        )
 
     def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows."""

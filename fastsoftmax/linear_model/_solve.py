@@ -23,7 +23,7 @@ from fastsoftmax.objective import SoftmaxObjective
 #: 0.1 s at 2000) and costs at most so many passes over X (digits: 110, at 45 pairs of classes).
 _FULL_HESSIAN = 2000
 _FULL_HESSIAN_PASSES = 200.0
-#: Gram matrices per class are built up to so many columns and at most this cost (mnist: 21).
+#: Gram matrices per class are built up to so many columns and at most this cost (mnist: 4).
 _CLASS_GRAMS = 2500
 _CLASS_GRAM_PASSES = 100.0
 
