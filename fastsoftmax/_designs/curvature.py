@@ -165,7 +165,9 @@ class _DenseSums:
         n_units, D, _ = self._grams.shape
         if self._n_chunks == 1:
             return self._grams
-        return self._grams.reshape(n_units // self._n_chunks, self._n_chunks, D, D).sum(axis=1)
+        parts = self._grams.reshape(n_units // self._n_chunks, self._n_chunks, D, D)
+        with np.errstate(over="ignore", invalid="ignore"):  # a factor looks for it
+            return parts.sum(axis=1)
 
 
 class _SparseSums:
@@ -194,7 +196,8 @@ class _SparseSums:
 
     def matrices(self) -> Float64Array:
         """Return the sums, shape (m, D, D)."""
-        lower = self._grams.sum(axis=0).T
+        with np.errstate(over="ignore", invalid="ignore"):  # a factor looks for it
+            lower = self._grams.sum(axis=0).T
         i, j = np.tril_indices(self._D)
         full = np.empty((len(lower), self._D, self._D))
         full[:, i, j] = lower
