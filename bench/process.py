@@ -70,7 +70,7 @@ class Worker:
         return reply, np.load(path)
 
     def _start(self) -> None:
-        self._errors = open(Path(self._folder.name) / "stderr", "w+")  # noqa: SIM115
+        self._errors = open(Path(self._folder.name) / "stderr", "w+")  # noqa: SIM115 (open as long as the child)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", *self.arguments],
             stdin=subprocess.PIPE,

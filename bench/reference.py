@@ -166,7 +166,10 @@ class _Hessian:
         else:
             thinned = _Hessian(self.X[::THINNING], self.params, self.l2)
             inverse = _factorised(thinned._dense())
-            apply = lambda r: inverse(r.ravel()).reshape(r.shape)  # noqa: E731
+
+            def apply(r: Float64Array) -> Float64Array:
+                return inverse(r.ravel()).reshape(r.shape)
+
         solution = self._conjugate_gradients(right, apply, deadline)
         return solution, 0.5 * float(np.vdot(right, solution))
 

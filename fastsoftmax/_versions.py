@@ -12,7 +12,7 @@ from fastsoftmax._threads import available_threads, threading_layer
 
 def show_versions() -> None:
     """Print versions, threads, threading layer and the folder of compiled kernels."""
-    print("\n".join(f"{name:>16}: {value}" for name, value in describe().items()))  # noqa: T201
+    print("\n".join(f"{name:>16}: {value}" for name, value in describe().items()))  # noqa: T201 (its purpose)
 
 
 def describe() -> dict[str, str]:

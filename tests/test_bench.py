@@ -133,8 +133,6 @@ def test_every_adapter_minimises_the_same_objective(name, n_classes):
     problem = dataclasses.replace(problem, X=problem.X / problem.X.std(axis=0))
     if (reason := adapter.skip_reason(problem)) is not None:
         pytest.skip(reason)
-    if name == "fastsoftmax" and not hasattr(sys.modules["fastsoftmax"], "LogisticRegression"):
-        pytest.skip("the estimator is not there yet")
     fit = adapter.fit(problem, C, 500)
     found = score(problem, C, packed(fit)).objective
     assert found == pytest.approx(reference.minimise(problem, C).objective, rel=1e-6)
