@@ -31,7 +31,7 @@ def log1p_nonnegative(x: float) -> float:
 _TO_NEAREST64 = np.int64(0x00095F6200000000)
 _LN2_HIGH64 = 6.93147180369123816490e-01  # the upper 33 bits of log 2: k * high is exact
 _LN2_LOW64 = 1.90821492927058770002e-10
-_TWO_52 = np.int64(0x4330000000000000)  # its low bits hold an integer: float - 2**52 is that integer
+_TWO_52 = np.int64(0x4330000000000000)  # a float 2**52 + j holds the integer j in its low bits
 
 _TO_NEAREST32 = np.int32(0x004AFB0D)
 _LN2_32 = np.float32(6.93147180559945e-01)  # off by 1/40 ulp
