@@ -15,6 +15,7 @@ import numpy as np
 from fastsoftmax._designs.base import Array, Float64Array
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import gram as kernels
+from fastsoftmax._kernels.tiles import padded_zeros
 from fastsoftmax._threads import sweep
 
 #: Entries of a block of rows, or of its curvatures: 4 MB of float64.
@@ -143,7 +144,7 @@ class _DenseSums:
         # Several accumulators for each curvature give the threads work, unless they are large.
         affordable = max(1, _GRAM_ENTRIES // (m * D * D))
         self._n_chunks = min(-(-_LEAST_UNITS // m), affordable)
-        self._grams = np.zeros((m * self._n_chunks, D, D))
+        self._grams = padded_zeros((m * self._n_chunks, D, D), np.dtype(np.float64))
 
     def add(self, X: Float64Array, curvatures: Float64Array) -> None:
         """Add a block, with curvatures of shape (m, n)."""
@@ -152,7 +153,7 @@ class _DenseSums:
             kernels.weighted_grams_parallel,
             kernels.weighted_grams_serial,
             n_units,
-            2.0 * curvatures.size * D * D,
+            1.0 * curvatures.size * D * D,
             kernel_view(X),
             kernel_view(curvatures),
             self._n_chunks,
@@ -163,11 +164,10 @@ class _DenseSums:
     def matrices(self) -> Float64Array:
         """Return the sums, shape (m, D, D)."""
         n_units, D, _ = self._grams.shape
-        if self._n_chunks == 1:
-            return self._grams
-        parts = self._grams.reshape(n_units // self._n_chunks, self._n_chunks, D, D)
+        parts = self._grams.reshape(n_units // self._n_chunks, self._n_chunks, D, -1)
         with np.errstate(over="ignore", invalid="ignore"):  # a factor looks for it
-            return parts.sum(axis=1)
+            lower = np.tril(parts[..., :D].sum(axis=1))
+        return lower + np.tril(lower, -1).swapaxes(1, 2)
 
 
 class _SparseSums:

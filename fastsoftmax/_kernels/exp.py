@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from numba.extending import overload
 
-from fastsoftmax._jit import exact_kernel
+from fastsoftmax._jit import compiled_as, exact_kernel
 
 
 def exp_nonpositive(x: float) -> float:
@@ -91,7 +90,7 @@ def _exp_float32(x: Any) -> Any:
     return (power * first) * second
 
 
-@overload(exp_nonpositive, strict=False)  # the strict check cannot read annotations
+@compiled_as(exp_nonpositive)
 def _overload_exp_nonpositive(x: Any) -> Any:
     if x == types.float64:
         return lambda x: _exp_float64(x)

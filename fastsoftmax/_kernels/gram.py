@@ -6,17 +6,19 @@ import numpy as np
 from numba import prange
 
 from fastsoftmax._jit import Array, block_kernel, parallel_driver, serial_driver
-from fastsoftmax._kernels.tiles import backward
+from fastsoftmax._kernels.tiles import STRIP_BYTES, add_row_sums, backward_part
 
 
 @block_kernel
 def _gram_unit(
     u: Array, X: Array, curvatures: Array, n_chunks: int, scaled: Array, grams: Array
 ) -> None:
-    """Add ``[X, 1]ᵀ diag(curvature) [X, 1]`` over one chunk of rows to ``grams[u]``.
+    """Add the lower half of ``[X, 1]ᵀ diag(curvature) [X, 1]`` over some rows to ``grams[u]``.
 
-    Unit `u` stands for the curvature ``u // n_chunks`` and the chunk ``u % n_chunks``. The
-    scaled transpose of a block of rows takes the place of a residual in `backward`.
+    Unit `u` stands for the curvature ``u // n_chunks`` and the chunk ``u % n_chunks`` of rows.
+    The scaled transpose of a block of rows takes the place of a residual in `backward`, one strip
+    of columns after the other, from the diagonal down. Rows of ``grams[u]`` are padded like
+    `params`; what lies above the diagonal is not defined.
     """
     n_samples, n_features = X.shape
     n_lanes = scaled.shape[2]
@@ -24,6 +26,7 @@ def _gram_unit(
     chunk_rows = (n_samples + n_chunks - 1) // n_chunks
     start = (u % n_chunks) * chunk_rows
     stop = min(start + chunk_rows, n_samples)
+    strip = STRIP_BYTES // X.itemsize
     for first in range(start, stop, n_lanes):
         n = min(n_lanes, stop - first)
         for i in range(n):
@@ -32,7 +35,10 @@ def _gram_unit(
             for j in range(n_features):
                 rows[j, i] = c * x[j]
             rows[n_features, i] = c
-        backward(X, first, n, rows, grams[u])
+        for j in range(0, n_features, strip):
+            columns = (j, min(j + strip, n_features))
+            backward_part(X, first, n, rows, (j, n_features + 1), columns, grams[u])
+        add_row_sums(rows, n, (n_features, n_features + 1), grams[u], n_features)
 
 
 @serial_driver

@@ -1,14 +1,18 @@
 """Softmax and cross-entropy of a block of logits that stands class-major, ``logits[k, lane]``.
 
-Every loop over lanes is vector code. Conventions: see `fastsoftmax._kernels.dense`.
+Labels, weights and the like are those of the block. That they begin at 0 matters: with an index
+``first + i`` that might be negative, and then count from the end, Numba gathers them one by one.
+Every loop over lanes is vector code, as long as it meets few arrays: LLVM gives up where it would
+have to compare more than 8 pairs of addresses, or to load from one of two places. (After
+``llvmlite.binding.set_option("", "-pass-remarks-missed=loop-vectorize")`` it says so.)
+Conventions: see `fastsoftmax._kernels.dense`.
 """
 
 from __future__ import annotations
 
-import math
-
 from fastsoftmax._jit import Array, block_kernel
 from fastsoftmax._kernels.exp import exp_nonpositive
+from fastsoftmax._kernels.log1p import log1p_nonnegative
 
 # Scratch rows of one block, each `n_lanes` long.
 PEAK, REST, OWN, SCALE = range(4)
@@ -65,77 +69,85 @@ def argmax(logits: Array, i: int) -> int:
 
 
 @block_kernel
-def log_ratio(rest: float, own: float, gap: float) -> float:
-    """Return ``logsumexp(z) - z_y`` from ``own = exp(z_y - z_max)``, ``rest`` and z_max - z_y.
-
-    ``rest`` is the sum of the other classes' exponentials, so log1p keeps the relative precision
-    of a loss near 0. The other form is for an `own` that underflows.
-    """
-    if rest <= own * 1e6:
-        return math.log1p(rest / own)
-    return gap + math.log(rest + own)
+def weights_of(weights: Array, n: int, lane: Array) -> None:
+    """Write the weights of a block, 1 where none are given."""
+    one = lane.dtype.type(1)
+    for i in range(n):
+        lane[i] = weights[i] if weights.shape[0] > 0 else one
 
 
 @block_kernel
-def cross_entropy(
-    logits: Array, first: int, n: int, labels: Array, soft: Array, weights: Array, lanes: Array
-) -> float:
+def cross_entropy(logits: Array, n: int, labels: Array, weights: Array, lanes: Array) -> float:
     """Overwrite logits by residuals ``w (P - Y)``; return ``sum_i w_i loss_i`` (eq. 2 and 6).
 
-    The sum over classes leaves out a pivot class, so that neither the loss nor the pivot's
-    residual ``-rest / (rest + own)`` cancels when its probability is near 1. The pivot is the
-    label, or for soft targets the most probable class.
+    The label's class is left out of the sum over classes, so that its residual
+    ``-rest / (rest + own)`` does not cancel when its probability is near 1. Neither does the loss
+    ``(z_max - z_y) + log1p(others)``: both terms are positive, and `others`, the exponentials of
+    all classes but the most probable one, are `rest` itself where that is the label.
     """
     peak, rest, own, scale = lanes[PEAK], lanes[REST], lanes[OWN], lanes[SCALE]
     zero, one = logits.dtype.type(0), logits.dtype.type(1)
     n_classes = logits.shape[0]
-    has_labels = labels.shape[0] > 0
-    has_weights = weights.shape[0] > 0
-    loss = 0.0
+    weights_of(weights, n, scale)
     peak_of(logits, n, peak)
-    if has_labels:
+    for k in range(n_classes):
+        row = logits[k]
         for i in range(n):
-            scale[i] = peak[i] - logits[labels[first + i], i]
-    else:
-        for i in range(n):
-            w = float(weights[first + i]) if has_weights else 1.0
-            scale[i] = argmax(logits, i)
-            gap = 0.0
-            for k in range(n_classes):
-                y = soft[first + i, k]
-                if y > zero:  # 0 log 0 = 0
-                    gap += float(y) * float(peak[i] - logits[k, i])
-            loss += w * gap
-    exponentials(logits, n, peak)
+            z, before = row[i], own[i]
+            own[i] = z if labels[i] == k else before
     for i in range(n):
-        pivot = labels[first + i] if has_labels else int(scale[i])
-        own[i] = logits[pivot, i]
-        logits[pivot, i] = zero
-    sum_classes(logits, n, rest)
+        rest[i] = zero
+    for k in range(n_classes):
+        row = logits[k]
+        for i in range(n):
+            e = exp_nonpositive(row[i] - peak[i])
+            rest[i] += zero if labels[i] == k else e
+            row[i] = e
+    loss = 0.0
     for i in range(n):
-        w = weights[first + i] if has_weights else one
-        gap = scale[i] if has_labels else zero
-        loss += float(w) * log_ratio(float(rest[i]), float(own[i]), float(gap))
-    if has_labels:
+        gap = peak[i] - own[i]
+        e = exp_nonpositive(-gap)
+        others = rest[i] if gap == zero else (rest[i] - one) + e
+        loss += float(scale[i] * (gap + log1p_nonnegative(others)))
+        scale[i] /= rest[i] + e
+    for k in range(n_classes):
+        row = logits[k]
         for i in range(n):
-            w = weights[first + i] if has_weights else one
-            scale[i] = w / (rest[i] + own[i])
-        scale_lanes(logits, n, scale)
+            e, others = row[i], rest[i]
+            row[i] = scale[i] * (-others if labels[i] == k else e)
+    return loss
+
+
+@block_kernel
+def soft_cross_entropy(logits: Array, n: int, soft: Array, weights: Array, lanes: Array) -> float:
+    """Do as `cross_entropy` for targets that are probabilities, ``soft[i, k]``."""
+    peak, total, scale = lanes[PEAK], lanes[REST], lanes[SCALE]
+    zero, one = logits.dtype.type(0), logits.dtype.type(1)
+    n_classes = logits.shape[0]
+    weights_of(weights, n, scale)
+    peak_of(logits, n, peak)
+    loss = 0.0
+    for i in range(n):
+        best, others, gap = argmax(logits, i), zero, 0.0
+        for k in range(n_classes):
+            y, below = soft[i, k], peak[i] - logits[k, i]
+            if y > zero:  # 0 log 0 = 0
+                gap += float(y) * float(below)
+            e = exp_nonpositive(-below)
+            others += zero if k == best else e
+            logits[k, i] = e
+        loss += float(scale[i]) * (gap + float(log1p_nonnegative(others)))
+        total[i] = others + one
+    for k in range(n_classes):
+        row = logits[k]
         for i in range(n):
-            logits[labels[first + i], i] = -rest[i] * scale[i]
-    else:
-        for i in range(n):
-            logits[int(scale[i]), i] = own[i]
-            w = weights[first + i] if has_weights else one
-            total = rest[i] + own[i]
-            for k in range(n_classes):
-                logits[k, i] = w * (logits[k, i] / total - soft[first + i, k])
+            row[i] = scale[i] * (row[i] / total[i] - soft[i, k])
     return loss
 
 
 @block_kernel
 def logistic(
-    logits: Array, first: int, n: int, labels: Array, soft: Array, weights: Array
+    logits: Array, n: int, labels: Array, soft: Array, weights: Array, lanes: Array
 ) -> float:
     """Do as `cross_entropy` for one logit row: two classes with logits 0 and z.
 
@@ -144,19 +156,19 @@ def logistic(
     """
     one, zero = logits.dtype.type(1), logits.dtype.type(0)
     has_labels = labels.shape[0] > 0
-    has_weights = weights.shape[0] > 0
-    row = logits[0]
+    row, scale, target = logits[0], lanes[SCALE], lanes[OWN]
+    weights_of(weights, n, scale)
+    for i in range(n):  # apart: a loop that chooses what to load is not vector code
+        target[i] = labels[i] if has_labels else soft[i, 1]
     loss = 0.0
     for i in range(n):
-        z = row[i]
-        w = weights[first + i] if has_weights else one
-        y = logits.dtype.type(labels[first + i]) if has_labels else soft[first + i, 1]
+        z, y = row[i], target[i]
         e = exp_nonpositive(-abs(z))
         large, small = one / (one + e), e / (one + e)
         p, q = (large, small) if z > zero else (small, large)
         linear = (one - y) * max(z, zero) + y * max(-z, zero)
-        loss += float(w) * (math.log1p(float(e)) + float(linear))
-        row[i] = w * ((one - y) * p - y * q)
+        loss += float(scale[i] * (log1p_nonnegative(e) + linear))
+        row[i] = scale[i] * ((one - y) * p - y * q)
     return loss
 
 
@@ -180,30 +192,30 @@ def probabilities(logits: Array, n: int, lanes: Array) -> None:
 
 
 @block_kernel
-def any_weight(weights: Array, first: int, n: int) -> bool:
+def any_weight(weights: Array, n: int) -> bool:
     """Tell whether a block counts at all: a fold is given by weights of zero."""
     if weights.shape[0] == 0:
         return True
     for i in range(n):
-        if weights[first + i] > 0:
+        if weights[i] > 0:
             return True
     return False
 
 
 @block_kernel
-def silence(weights: Array, first: int, n: int, logits: Array) -> None:
+def silence(weights: Array, n: int, logits: Array) -> None:
     """Write logits of 0 where the weight is 0: the row is as if removed, also an infinite one."""
     if weights.shape[0] > 0:
         zero = logits.dtype.type(0)
         for i in range(n):
-            if weights[first + i] == 0:
+            if weights[i] == 0:
                 for k in range(logits.shape[0]):
                     logits[k, i] = zero
 
 
 @block_kernel
-def add_offset(offset: Array, first: int, n: int, logits: Array) -> None:
+def add_offset(offset: Array, n: int, logits: Array) -> None:
     if offset.shape[0] > 0:
         for i in range(n):
             for k in range(logits.shape[0]):
-                logits[k, i] += offset[first + i, k]
+                logits[k, i] += offset[i, k]

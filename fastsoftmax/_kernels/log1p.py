@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from numba.extending import overload
 
-from fastsoftmax._jit import exact_kernel
+from fastsoftmax._jit import compiled_as, exact_kernel
 
 
 def log1p_nonnegative(x: float) -> float:
@@ -83,7 +82,7 @@ def _log1p_float32(x: Any) -> Any:
     return result if x < np.float32(np.inf) else x
 
 
-@overload(log1p_nonnegative, strict=False)  # the strict check cannot read annotations
+@compiled_as(log1p_nonnegative)
 def _overload_log1p_nonnegative(x: Any) -> Any:
     if x == types.float64:
         return lambda x: _log1p_float64(x)

@@ -20,8 +20,7 @@ LOGITS, PROBABILITIES, LOG_PROBABILITIES, LABELS = range(4)
 def _predict_chunk(
     c: Array,
     X: Array,
-    coef: Array,
-    intercept: Array,
+    params: Array,
     offset: Array,
     response: int,
     cut: Array,
@@ -47,8 +46,8 @@ def _predict_chunk(
     stop = min(start + part_rows, (c + 1) * chunk_rows, n_samples)
     for first in range(start, stop, n_lanes):
         n = min(n_lanes, stop - first)
-        forward(X, first, n, coef, intercept, Z)
-        add_offset(offset, first, n, Z)
+        forward(X, first, n, params, Z)
+        add_offset(offset[first : first + n], n, Z)
         for k in range(n_rows):
             for i in range(n):
                 if not math.isfinite(Z[k, i]):
@@ -92,23 +91,23 @@ def _predict_chunk(
 
 @serial_driver
 def predict_serial(
-    first, last, X, coef, intercept, offset, response, cut, logits, lanes, statuses, out,
+    first, last, X, params, offset, response, cut, logits, lanes, statuses, out,
     labels,
 ):  # fmt: skip
     for c in range(first, last):
         _predict_chunk(
-            c, X, coef, intercept, offset, response, cut, logits, lanes, statuses, out,
+            c, X, params, offset, response, cut, logits, lanes, statuses, out,
             labels,
         )  # fmt: skip
 
 
 @parallel_driver
 def predict_parallel(
-    n_chunks, X, coef, intercept, offset, response, cut, logits, lanes, statuses, out,
+    n_chunks, X, params, offset, response, cut, logits, lanes, statuses, out,
     labels,
 ):  # fmt: skip
     for c in prange(n_chunks):
         _predict_chunk(
-            np.int64(c), X, coef, intercept, offset, response, cut, logits, lanes,
+            np.int64(c), X, params, offset, response, cut, logits, lanes,
             statuses, out, labels,
         )  # fmt: skip

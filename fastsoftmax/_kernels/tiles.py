@@ -1,162 +1,294 @@
-"""Products with X, in register tiles of 4 rows x 4 classes.
+"""Products with X, in register tiles.
 
-Sixteen sums, or coefficients, stay in registers while a loop over the features runs through
-memory; LLVM turns that loop into vector code. Conventions: see `fastsoftmax._kernels.dense`.
+``forward`` is ``Z = W Xᵀ + b`` and ``backward`` is ``G += R X`` for a block of rows of X. Each is a
+loop over *tiles*: up to 24 vectors of sums that stay in registers while the innermost loop runs
+through memory, over the features (forward) or over the rows (backward). Forward sums lanes of
+features, so X is read as it lies; one reduction turns them into lanes of rows. The innermost
+loops reach 95% of a core's multiply-adds where they are long (`python -m bench kernels`).
+
+The tiles are built as LLVM IR; the NumPy functions above them say what they compute, and run
+under ``NUMBA_DISABLE_JIT``. Conventions: see `fastsoftmax._kernels.dense`.
 """
 
 from __future__ import annotations
 
-from fastsoftmax._jit import Array, block_kernel
+import math
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastsoftmax._jit import Array, block_kernel, compiled_as
+from fastsoftmax._kernels.vectors import (
+    Accumulators,
+    Builder,
+    Value,
+    Vectors,
+    cases,
+    integer,
+    plain_loop,
+    registers,
+    target_constant,
+    vector_lanes,
+)
+
+#: Rows of a forward tile and vectors of features in a backward tile: four loads from X, which
+#: each cross a cache line where X is not aligned, against four times as many products.
+ROWS = VECTORS = 4
+
+#: Backward tiles are this wide, or a whole fraction of it.
+STRIP_BYTES = 256
 
 #: Blocks whose products add up in the dtype of X before `flush`: 2048 rows of float32 sums, a
 #: relative error of about 1e-6 at the worst.
 FLUSH_BLOCKS = 32
 
 
-@block_kernel
-def forward(X: Array, first: int, n: int, coef: Array, intercept: Array, logits: Array) -> None:
-    """Write ``logits[k, i] = X[first + i] · coef[k] + intercept[k]`` for ``i < n``.
+#: Rows of parameters and gradients start on a cache line and are whole vectors of any CPU.
+_ROW_BYTES = 64
 
-    LLVM turns the loops over features into vector code: 16 sums, 8 loads. Lanes from `n` up to
-    the next multiple of 4 are computed from the last row, and nobody reads them.
+
+def padded_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return zeros for parameters or gradients, the last axis padded to whole vectors."""
+    width = -(-shape[-1] // 16) * 16
+    padded = (*shape[:-1], width)
+    size = math.prod(padded) * dtype.itemsize
+    memory = np.zeros(size + _ROW_BYTES, np.uint8)
+    start = -memory.ctypes.data % _ROW_BYTES
+    return memory[start : start + size].view(dtype).reshape(padded)
+
+
+def most_classes(array: Array) -> int:
+    """Return the most classes of a tile: 24 sums of 32 registers, 8 of 16."""
+    return 6
+
+
+def _most_classes(n_registers: int) -> int:
+    return 6 if n_registers == 32 else 2
+
+
+target_constant(most_classes, lambda registers, itemsize: _most_classes(registers.n_registers))
+
+
+# --- Forward: ROWS rows x up to 6 classes, a loop over vectors of features ------------------------
+
+
+def forward_tile(
+    X: Array, i: int, last: int, params: Array, k: int, n_classes: int, logits: Array, lane: int,
+    ahead: int,
+) -> None:  # fmt: skip
+    """Write ``logits[k:k + n_classes, lane:lane + ROWS]`` from rows i, i + 1, ... of X.
+
+    Rows beyond `last` are replaced by it; their lanes hold numbers that nobody reads. The rows
+    `ahead` of these are asked for: rows of 4 at a time are too short for the hardware to foresee
+    the next ones, and a pass over 100 features took twice as long.
     """
-    n_rows, n_features = coef.shape
-    zero = logits.dtype.type(0)
-    last = first + n - 1
-    k = 0
-    while k + 4 <= n_rows:
-        c0, c1, c2, c3 = coef[k], coef[k + 1], coef[k + 2], coef[k + 3]
-        for i in range(0, n, 4):
-            x0 = X[first + i]
-            x1 = X[min(first + i + 1, last)]
-            x2 = X[min(first + i + 2, last)]
-            x3 = X[min(first + i + 3, last)]
-            z00 = z01 = z02 = z03 = zero
-            z10 = z11 = z12 = z13 = zero
-            z20 = z21 = z22 = z23 = zero
-            z30 = z31 = z32 = z33 = zero
-            for j in range(n_features):
-                a0, a1, a2, a3 = c0[j], c1[j], c2[j], c3[j]
-                v0, v1, v2, v3 = x0[j], x1[j], x2[j], x3[j]
-                z00 += a0 * v0
-                z01 += a0 * v1
-                z02 += a0 * v2
-                z03 += a0 * v3
-                z10 += a1 * v0
-                z11 += a1 * v1
-                z12 += a1 * v2
-                z13 += a1 * v3
-                z20 += a2 * v0
-                z21 += a2 * v1
-                z22 += a2 * v2
-                z23 += a2 * v3
-                z30 += a3 * v0
-                z31 += a3 * v1
-                z32 += a3 * v2
-                z33 += a3 * v3
-            b0, b1, b2, b3 = intercept[k], intercept[k + 1], intercept[k + 2], intercept[k + 3]
-            logits[k, i], logits[k, i + 1], logits[k, i + 2], logits[k, i + 3] = (
-                z00 + b0,
-                z01 + b0,
-                z02 + b0,
-                z03 + b0,
-            )
-            logits[k + 1, i], logits[k + 1, i + 1], logits[k + 1, i + 2], logits[k + 1, i + 3] = (
-                z10 + b1,
-                z11 + b1,
-                z12 + b1,
-                z13 + b1,
-            )
-            logits[k + 2, i], logits[k + 2, i + 1], logits[k + 2, i + 2], logits[k + 2, i + 3] = (
-                z20 + b2,
-                z21 + b2,
-                z22 + b2,
-                z23 + b2,
-            )
-            logits[k + 3, i], logits[k + 3, i + 1], logits[k + 3, i + 2], logits[k + 3, i + 3] = (
-                z30 + b3,
-                z31 + b3,
-                z32 + b3,
-                z33 + b3,
-            )
-        k += 4
-    while k < n_rows:
-        c0 = coef[k]
-        for i in range(0, n, 4):
-            x0 = X[first + i]
-            x1 = X[min(first + i + 1, last)]
-            x2 = X[min(first + i + 2, last)]
-            x3 = X[min(first + i + 3, last)]
-            z00 = z01 = z02 = z03 = zero
-            for j in range(n_features):
-                z00 += c0[j] * x0[j]
-                z01 += c0[j] * x1[j]
-                z02 += c0[j] * x2[j]
-                z03 += c0[j] * x3[j]
-            logits[k, i] = z00 + intercept[k]
-            logits[k, i + 1] = z01 + intercept[k]
-            logits[k, i + 2] = z02 + intercept[k]
-            logits[k, i + 3] = z03 + intercept[k]
-        k += 1
+    x = X[np.minimum(np.arange(i, i + ROWS), last)]
+    W, b = params[k : k + n_classes, : X.shape[1]], params[k : k + n_classes, X.shape[1]]
+    logits[k : k + n_classes, lane : lane + ROWS] = W @ x.T + b[:, None]
+
+
+@intrinsic
+def _forward_tile(
+    typingctx: Any, X: Any, i: Any, last: Any, params: Any, k: Any, n_classes: Any, logits: Any,
+    lane: Any, ahead: Any,
+) -> Any:  # fmt: skip
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Value:
+        x, w, z = (
+            context.make_array(signature.args[p])(context, builder, args[p]) for p in (0, 3, 6)
+        )
+        _, i, last, _, k, n_classes, _, lane, ahead = args
+        v = Vectors(context, builder, X.dtype)
+        n_features = cgutils.unpack_tuple(builder, x.shape)[1]
+        n_rest = builder.urem(n_features, integer(v.lanes))
+        n_whole = builder.sub(n_features, n_rest)
+        rest = v.first_lanes(n_rest)
+        row_bytes = cgutils.unpack_tuple(builder, x.strides)[0]
+        ahead = builder.mul(row_bytes, ahead)
+        rows = []
+        for r in range(ROWS):
+            row = builder.add(i, integer(r))
+            inside = builder.icmp_signed("<", row, last)
+            rows.append(v.address(x, builder.select(inside, row, last), integer(0)))
+
+        def build(size: int) -> None:
+            classes = [builder.add(k, integer(c)) for c in range(size)]
+            coefs = [v.address(w, c, integer(0)) for c in classes]
+            sums = Accumulators(v, [[v.zero] * ROWS] * size)
+
+            def add(j: Value, mask: Value | None = None) -> None:
+                loaded = [v.load(v.shift(row, j), mask) for row in rows]
+                for row in rows:
+                    v.prefetch(builder.add(v.shift(row, j), ahead))
+                for c in range(size):
+                    factor = v.load(v.shift(coefs[c], j))
+                    for r in range(ROWS):
+                        sums.add_product(c, r, loaded[r], factor)
+
+            with plain_loop(builder, integer(0), n_whole, integer(v.lanes)) as j:
+                add(j)
+            with builder.if_then(builder.icmp_signed(">", n_rest, integer(0))):
+                add(n_whole, rest)
+            for c in range(size):
+                bias = v.broadcast(v.shift(coefs[c], n_features), ROWS)
+                logits_of_rows = builder.fadd(v.four_sums(sums.row(c)), bias)
+                v.store(logits_of_rows, v.address(z, classes[c], lane))
+
+        cases(
+            builder, n_classes, range(1, _most_classes(registers(context).n_registers) + 1), build
+        )
+        return context.get_dummy_value()
+
+    return types.void(X, i, last, params, k, n_classes, logits, lane, ahead), codegen
+
+
+@compiled_as(forward_tile)
+def _overload_forward_tile(
+    X: Any, i: Any, last: Any, params: Any, k: Any, n_classes: Any, logits: Any, lane: Any,
+    ahead: Any,
+) -> Any:  # fmt: skip
+    return lambda X, i, last, params, k, n_classes, logits, lane, ahead: _forward_tile(
+        X, i, last, params, k, n_classes, logits, lane, ahead
+    )
+
+
+@block_kernel
+def forward(X: Array, first: int, n: int, params: Array, logits: Array) -> None:
+    """Write ``logits[k, i] = X[first + i] · W[k] + b[k]`` for ``i < n``; W and b from `params`.
+
+    Lanes from `n` up to the next multiple of `ROWS` are overwritten, too.
+    """
+    n_rows = params.shape[0]
+    n_groups = (n_rows + most_classes(X) - 1) // most_classes(X)
+    for group in range(n_groups):
+        k, stop = group * n_rows // n_groups, (group + 1) * n_rows // n_groups
+        for i in range(0, n, ROWS):
+            forward_tile(X, first + i, first + n - 1, params, k, stop - k, logits, i, n)
+
+
+# --- Backward: up to 6 classes x VECTORS vectors of features, a loop over rows --------------------
+
+
+def backward_tile(
+    X: Array, first: int, n: int, j: int, n_features: int, residual: Array, k: int, n_classes: int,
+    gradient: Array,
+) -> None:  # fmt: skip
+    """Add ``residual[:, :n] @ X[first:first + n]`` for some classes and features to `gradient`.
+
+    The classes ``k, ..., k + n_classes - 1`` and the features ``j, ..., j + n_features - 1``,
+    at most `VECTORS` vectors.
+    """
+    x = X[first : first + n, j : j + n_features]
+    gradient[k : k + n_classes, j : j + n_features] += residual[k : k + n_classes, :n] @ x
+
+
+@intrinsic
+def _backward_tile(
+    typingctx: Any, X: Any, first: Any, n: Any, j: Any, n_features: Any, residual: Any, k: Any,
+    n_classes: Any, gradient: Any,
+) -> Any:  # fmt: skip
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Value:
+        x, r, g = (
+            context.make_array(signature.args[p])(context, builder, args[p]) for p in (0, 5, 8)
+        )
+        _, first, n, j, n_features, _, k, n_classes, _ = args
+        v = Vectors(context, builder, X.dtype)
+        start = v.address(x, first, j)
+        row_bytes = cgutils.unpack_tuple(builder, x.strides)[0]
+        ahead = builder.mul(row_bytes, n)
+        # Whole tiles need no mask; narrower ones have 1 to VECTORS vectors, the last one masked.
+        whole = builder.icmp_signed("==", n_features, integer(VECTORS * v.lanes))
+        n_before = builder.udiv(builder.sub(n_features, integer(1)), integer(v.lanes))
+        n_last = builder.sub(n_features, builder.mul(n_before, integer(v.lanes)))
+        last_lanes = v.first_lanes(n_last)
+        shape = builder.select(whole, integer(0), builder.add(n_before, integer(1)))
+
+        def build(key: int) -> None:
+            size, masked = divmod(key, VECTORS + 1)
+            columns = [integer(b * v.lanes) for b in range(masked or VECTORS)]
+            masks = [None] * (len(columns) - 1) + [last_lanes if masked else None]
+            classes = [builder.add(k, integer(c)) for c in range(size)]
+            residuals = [v.address(r, c, integer(0)) for c in classes]
+            targets = [[v.shift(v.address(g, c, j), b) for b in columns] for c in classes]
+            sums = Accumulators(v, [[v.load(t) for t in row] for row in targets])
+            with plain_loop(builder, integer(0), n, integer(1)) as i:
+                row = builder.add(start, builder.mul(i, row_bytes))
+                loaded = [v.load(v.shift(row, columns[b]), masks[b]) for b in range(len(columns))]
+                for column in columns:
+                    v.prefetch(builder.add(v.shift(row, column), ahead))
+                for c in range(size):
+                    factor = v.broadcast(v.shift(residuals[c], i))
+                    for b in range(len(columns)):
+                        sums.add_product(c, b, loaded[b], factor)
+            for c in range(size):
+                for value, target in zip(sums.row(c), targets[c], strict=True):
+                    v.store(value, target)
+
+        most = _most_classes(registers(context).n_registers)
+        key = builder.add(builder.mul(n_classes, integer(VECTORS + 1)), shape)
+        cases(builder, key, range(VECTORS + 1, (most + 1) * (VECTORS + 1)), build)
+        return context.get_dummy_value()
+
+    signature = types.void(X, first, n, j, n_features, residual, k, n_classes, gradient)
+    return signature, codegen
+
+
+@compiled_as(backward_tile)
+def _overload_backward_tile(
+    X: Any, first: Any, n: Any, j: Any, n_features: Any, residual: Any, k: Any, n_classes: Any,
+    gradient: Any,
+) -> Any:  # fmt: skip
+    return lambda X, first, n, j, n_features, residual, k, n_classes, gradient: _backward_tile(
+        X, first, n, j, n_features, residual, k, n_classes, gradient
+    )
+
+
+@block_kernel
+def backward_part(
+    X: Array, first: int, n: int, residual: Array, rows: tuple[int, int], columns: tuple[int, int],
+    gradient: Array,
+) -> None:  # fmt: skip
+    """Add ``R X`` over a block to some rows and columns of `gradient`; ``residual[k, i < n]``.
+
+    A part starts at a multiple of `STRIP_BYTES`.
+    """
+    width = VECTORS * vector_lanes(X)
+    n_rows = rows[1] - rows[0]
+    n_groups = (n_rows + most_classes(X) - 1) // most_classes(X)
+    for j in range(columns[0], columns[1], width):
+        for group in range(n_groups):
+            k = rows[0] + group * n_rows // n_groups
+            stop = rows[0] + (group + 1) * n_rows // n_groups
+            n_columns = min(width, columns[1] - j)
+            backward_tile(X, first, n, j, n_columns, residual, k, stop - k, gradient)
+
+
+@block_kernel
+def add_row_sums(residual: Array, n: int, rows: tuple[int, int], gradient: Array, j: int) -> None:
+    """Add the sums of some rows of `residual` to column `j` of `gradient`."""
+    for k in range(rows[0], rows[1]):
+        total = residual.dtype.type(0)
+        for i in range(n):
+            total += residual[k, i]
+        gradient[k, j] += total
 
 
 @block_kernel
 def backward(X: Array, first: int, n: int, residual: Array, gradient: Array) -> None:
-    """Add ``Rᵀ X`` and the sums of R over a block to ``gradient`` (n_rows, n_features + 1).
-
-    ``residual[k, i]`` for ``i < n``; lanes up to the next multiple of 4 are overwritten by zeros.
-    """
-    n_rows, n_lanes = residual.shape
-    n_features = X.shape[1]
-    zero = residual.dtype.type(0)
-    last = first + n - 1
-    for k in range(n_rows):
-        for i in range(n, min((n + 3) // 4 * 4, n_lanes)):
-            residual[k, i] = zero
-        total = zero
-        for i in range(n):
-            total += residual[k, i]
-        gradient[k, n_features] += total
-    k = 0
-    while k + 4 <= n_rows:
-        g0, g1, g2, g3 = gradient[k], gradient[k + 1], gradient[k + 2], gradient[k + 3]
-        r0, r1, r2, r3 = residual[k], residual[k + 1], residual[k + 2], residual[k + 3]
-        for i in range(0, n, 4):
-            x0 = X[first + i]
-            x1 = X[min(first + i + 1, last)]
-            x2 = X[min(first + i + 2, last)]
-            x3 = X[min(first + i + 3, last)]
-            a00, a01, a02, a03 = r0[i], r0[i + 1], r0[i + 2], r0[i + 3]
-            a10, a11, a12, a13 = r1[i], r1[i + 1], r1[i + 2], r1[i + 3]
-            a20, a21, a22, a23 = r2[i], r2[i + 1], r2[i + 2], r2[i + 3]
-            a30, a31, a32, a33 = r3[i], r3[i + 1], r3[i + 2], r3[i + 3]
-            for j in range(n_features):
-                v0, v1, v2, v3 = x0[j], x1[j], x2[j], x3[j]
-                g0[j] += a00 * v0 + a01 * v1 + a02 * v2 + a03 * v3
-                g1[j] += a10 * v0 + a11 * v1 + a12 * v2 + a13 * v3
-                g2[j] += a20 * v0 + a21 * v1 + a22 * v2 + a23 * v3
-                g3[j] += a30 * v0 + a31 * v1 + a32 * v2 + a33 * v3
-        k += 4
-    while k < n_rows:
-        g0 = gradient[k]
-        r0 = residual[k]
-        for i in range(0, n, 4):
-            x0 = X[first + i]
-            x1 = X[min(first + i + 1, last)]
-            x2 = X[min(first + i + 2, last)]
-            x3 = X[min(first + i + 3, last)]
-            a00, a01, a02, a03 = r0[i], r0[i + 1], r0[i + 2], r0[i + 3]
-            for j in range(n_features):
-                g0[j] += a00 * x0[j] + a01 * x1[j] + a02 * x2[j] + a03 * x3[j]
-        k += 1
+    """Add ``[R X, sums of R]`` over a block to `gradient`; ``residual[k, i]`` for ``i < n``."""
+    rows, columns = (0, residual.shape[0]), (0, X.shape[1])
+    backward_part(X, first, n, residual, rows, columns, gradient)
+    add_row_sums(residual, n, rows, gradient, X.shape[1])
 
 
 @block_kernel
 def flush(partial: Array, gradient: Array) -> None:
     """Add ``partial`` to the float64 ``gradient`` and empty it."""
     zero = partial.dtype.type(0)
-    for k in range(partial.shape[0]):
+    for k in range(gradient.shape[0]):
         source, target = partial[k], gradient[k]
-        for j in range(source.shape[0]):
+        for j in range(target.shape[0]):
             target[j] += source[j]
             source[j] = zero
