@@ -205,7 +205,7 @@ def predict(
     n_columns = 2 if n_rows == 1 and response != Response.LOGITS else n_rows
     want_labels = response == Response.LABELS
     out = np.empty((0, 0) if want_labels else (n_samples, n_columns), X.dtype)
-    labels = np.empty(n_samples if want_labels else 0, np.int32)
+    labels = np.empty(n_samples if want_labels else 0, np.intp)
     statuses = np.zeros(chunks.count, np.int32)
     model = (
         kernel_view(X),
@@ -213,15 +213,15 @@ def predict(
         kernel_view(np.asarray(intercept, X.dtype)),
         kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset),
     )
-    scratch = (chunks.lanes(n_rows, X.dtype), chunks.lanes(N_LANE_ROWS, X.dtype))
+    scratch = chunks.lanes(n_rows + N_LANE_ROWS, X.dtype)
     drivers = (predict_kernels.predict_parallel, predict_kernels.predict_serial)
     work = n_samples * n_rows * (2.0 * n_features + 30.0)
     for cut in chunks.cuts(work):
         sweep(
             *(*drivers, chunks.count, work),
-            *(*model, int(response), cut, *scratch, statuses, out, labels),
+            *(*model, int(response), cut, scratch, statuses, out, labels),
         )
-    if statuses.any():
+    if np.count_nonzero(statuses):
         raise ValueError(
             "X times the coefficients overflows: some logits are not finite. Scale X, for "
             "example with sklearn.preprocessing.StandardScaler, and check coef_."
