@@ -92,8 +92,8 @@ def _two_classes(logits: Array, n: int, log: bool, pair: Array) -> None:
 def _transpose(logits: Array, n: int, out: Array) -> None:
     """Write ``out[i, k] = logits[k, i]``.
 
-    Four classes at a time: 0.35 ns per number, against 0.4 to 0.8 row by row, where power-of-two
-    strides through `logits` share few cache lines.
+    Four classes at a time: 0.5 ns per number at 7 classes and 0.35 at 100, against 0.7 and 0.6 row
+    by row, whose reads have a power of two between them and so share few sets of the cache.
     """
     n_rows = logits.shape[0]
     k = 0
