@@ -19,6 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
 FLOATS = (np.float64, np.float32)
+_NATIVE_FLOATS = tuple(map(np.dtype, FLOATS))
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,25 @@ def _is_missing(label: Any) -> bool:
         label is None
         or (isinstance(label, float) and label != label)
         or type(label).__name__ in ("NAType", "NaTType")
+    )
+
+
+def passes_if_finite(X: Any, estimator: Any) -> bool:
+    """Tell that scikit-learn's validation, at a fitted estimator, could only return X itself.
+
+    Or find that X is not finite, which a kernel notices by the way, since no logit of such a row
+    is finite. Validation takes 60 us for one row, three quarters of scikit-learn's
+    `predict_proba`, and one more read of X for many; this takes 0.5 us.
+    """
+    return (
+        type(X) in (np.ndarray, np.memmap)
+        and X.dtype in _NATIVE_FLOATS  # equal dtypes have equal byte orders
+        and X.ndim == 2
+        and X.size > 0
+        and X.flags.c_contiguous
+        and X.flags.aligned
+        and vars(estimator).get("n_features_in_") == X.shape[1]  # None before `fit`
+        and not hasattr(estimator, "feature_names_in_")  # else X without names gets a warning
     )
 
 

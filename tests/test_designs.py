@@ -258,7 +258,7 @@ class TestPredict:
             bound = TOLERANCE[dtype].response
             np.testing.assert_allclose(result, values, rtol=0, atol=bound, err_msg=response.name)
         labels = predict(X, p.coef, p.intercept, Response.LABELS)
-        assert labels.dtype == np.int32
+        assert labels.dtype == np.intp
         np.testing.assert_array_equal(labels, z.argmax(axis=1))
 
     def test_labels_are_the_first_largest_logit(self, shape, dtype, storage):

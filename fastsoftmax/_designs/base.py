@@ -16,7 +16,7 @@ class Response(enum.IntEnum):
     """What `predict` returns, n rows of it.
 
     ``LOGITS`` (n, n_rows), ``PROBABILITIES`` and ``LOG_PROBABILITIES`` (n, n_classes), all in
-    the dtype of X, or ``LABELS`` (n,) int32, the index of the first largest logit.
+    the dtype of X, or ``LABELS`` (n,) intp, the index of the first largest logit.
     """
 
     LOGITS = 0

@@ -314,22 +314,22 @@ def predict(
     n_columns = 2 if n_rows == 1 and response != Response.LOGITS else n_rows
     want_labels = response == Response.LABELS
     out = np.empty((0, 0) if want_labels else (n_samples, n_columns), X.dtype)
-    labels = np.empty(n_samples if want_labels else 0, np.int32)
+    labels = np.empty(n_samples if want_labels else 0, np.intp)
     statuses = np.zeros(partition.n_units, np.int32)
     model = (
         kernel_view(X),
         pack(coef, intercept, X.dtype),
         kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset),
     )
-    scratch = partition.lanes(X.dtype, n_rows, N_LANE_ROWS)
+    (scratch,) = partition.lanes(X.dtype, n_rows + N_LANE_ROWS)
     drivers = (predict_kernels.predict_parallel, predict_kernels.predict_serial)
     work = n_samples * n_rows * (2.0 * n_features + 30.0)
     for cut in partition.cuts(work):
         sweep(
             *(*drivers, partition.n_units, work),
-            *(*model, int(response), cut, *scratch, statuses, out, labels),
+            *(*model, int(response), cut, scratch, statuses, out, labels),
         )
-    if statuses.any():
+    if np.count_nonzero(statuses):
         raise ValueError(
             "X times the coefficients overflows: some logits are not finite. Scale X, for "
             "example with sklearn.preprocessing.StandardScaler, and check coef_."

@@ -184,7 +184,7 @@ def predict(
     if logits.shape[1] == 1:
         logits = np.hstack([np.zeros_like(logits), logits])
     if response == Response.LABELS:
-        return logits.argmax(axis=1).astype(np.int32)
+        return logits.argmax(axis=1)
     if response == Response.PROBABILITIES:
         return softmax(logits, out=logits)
     return log_softmax(logits, out=logits)

@@ -9,11 +9,106 @@ from numba import prange
 
 from fastsoftmax._jit import Array, block_kernel, parallel_driver, serial_driver
 from fastsoftmax._kernels.exp import exp_nonpositive
-from fastsoftmax._kernels.lanes import PEAK, REST, add_offset, argmax, peak_of, probabilities
+from fastsoftmax._kernels.lanes import OWN, PEAK, REST, add_offset, probabilities
+from fastsoftmax._kernels.log1p import log1p_nonnegative
 from fastsoftmax._kernels.tiles import forward
 
 #: What `predict_serial` and `predict_parallel` write; the numbers of `_designs.Response`.
 LOGITS, PROBABILITIES, LOG_PROBABILITIES, LABELS = range(4)
+
+
+@block_kernel
+def _any_infinite(logits: Array, n: int) -> bool:
+    """Tell whether a logit is infinite or NaN.
+
+    The answer stands in a local variable, not in an array, for this to be vector code: a tenth
+    of the time.
+    """
+    found = False
+    for k in range(logits.shape[0]):
+        row = logits[k]
+        for i in range(n):
+            if not math.isfinite(row[i]):
+                found = True
+    return found
+
+
+@block_kernel
+def _largest_of(logits: Array, n: int, peak: Array, best: Array) -> None:
+    """Write each lane's largest logit, and the first class that has it.
+
+    Class by class, which is vector code: a fifth of the time of a search per lane. `best` may be
+    float; float32 holds the numbers of 2**24 classes.
+    """
+    for i in range(n):
+        peak[i] = logits[0, i]
+        best[i] = 0
+    for k in range(1, logits.shape[0]):
+        row = logits[k]
+        for i in range(n):
+            if row[i] > peak[i]:
+                peak[i] = row[i]
+                best[i] = k
+
+
+@block_kernel
+def _log_probabilities(logits: Array, n: int, lanes: Array) -> None:
+    """Overwrite logits by ``(z - z_max) - log1p(rest)``, ``rest`` without the largest logit."""
+    peak, rest, best = lanes[PEAK], lanes[REST], lanes[OWN]
+    zero = logits.dtype.type(0)
+    _largest_of(logits, n, peak, best)
+    for i in range(n):
+        rest[i] = zero
+    for k in range(logits.shape[0]):
+        row = logits[k]
+        for i in range(n):
+            row[i] -= peak[i]
+            e = exp_nonpositive(row[i])
+            rest[i] += zero if best[i] == k else e
+    for i in range(n):
+        rest[i] = log1p_nonnegative(rest[i])
+    for k in range(logits.shape[0]):
+        row = logits[k]
+        for i in range(n):
+            row[i] -= rest[i]
+
+
+@block_kernel
+def _two_classes(logits: Array, n: int, log: bool, pair: Array) -> None:
+    """Write the (log-)probabilities of two classes with logits 0 and z."""
+    z = logits[0]
+    one, zero = logits.dtype.type(1), logits.dtype.type(0)
+    for i in range(n):
+        e = exp_nonpositive(-abs(z[i]))
+        if log:
+            large = -log1p_nonnegative(e)
+            small = large - abs(z[i])
+        else:
+            small, large = e / (one + e), one / (one + e)
+        pair[0, i] = small if z[i] > zero else large
+        pair[1, i] = large if z[i] > zero else small
+
+
+@block_kernel
+def _transpose(logits: Array, n: int, out: Array) -> None:
+    """Write ``out[i, k] = logits[k, i]``.
+
+    Four classes at a time: 0.5 ns per number at 7 classes and 0.35 at 100, against 0.7 and 0.6 row
+    by row, whose reads have a power of two between them and so share few sets of the cache.
+    """
+    n_rows = logits.shape[0]
+    k = 0
+    while k + 4 <= n_rows:
+        z0, z1, z2, z3 = logits[k], logits[k + 1], logits[k + 2], logits[k + 3]
+        for i in range(n):
+            row = out[i]
+            row[k], row[k + 1], row[k + 2], row[k + 3] = z0[i], z1[i], z2[i], z3[i]
+        k += 4
+    while k < n_rows:
+        z0 = logits[k]
+        for i in range(n):
+            out[i, k] = z0[i]
+        k += 1
 
 
 @block_kernel
@@ -24,8 +119,7 @@ def _predict_chunk(
     offset: Array,
     response: int,
     cut: Array,
-    logits: Array,
-    lanes: Array,
+    scratch: Array,
     statuses: Array,
     out: Array,
     labels: Array,
@@ -35,12 +129,11 @@ def _predict_chunk(
     `response` is `LOGITS`, `PROBABILITIES` or `LOG_PROBABILITIES`, into ``out`` (n, n_rows, or
     n, 2 for the probabilities of one logit row), or `LABELS`, into ``labels`` (n,): the first
     class with the largest logit, without an exponential. ``statuses[c]`` is set to 1 if a logit
-    is not finite.
+    is not finite, as it is wherever X is not: 0 times infinity is NaN, and no sum makes
+    either of them finite again. ``scratch[c]`` holds the logits' lanes, and `N_LANE_ROWS` more.
     """
-    n_samples = X.shape[0]
-    n_rows, n_lanes = logits.shape[1], logits.shape[2]
-    zero = logits.dtype.type(0)
-    Z, peak, rest = logits[c], lanes[c, PEAK], lanes[c, REST]
+    n_samples, n_rows, n_lanes = X.shape[0], params.shape[0], scratch.shape[2]
+    Z, lanes = scratch[c, :n_rows], scratch[c, n_rows:]
     chunk_rows, part_start, part_rows = cut
     start = c * chunk_rows + part_start
     stop = min(start + part_rows, (c + 1) * chunk_rows, n_samples)
@@ -48,66 +141,42 @@ def _predict_chunk(
         n = min(n_lanes, stop - first)
         forward(X, first, n, params, Z)
         add_offset(offset[first : first + n], n, Z)
-        for k in range(n_rows):
-            for i in range(n):
-                if not math.isfinite(Z[k, i]):
-                    statuses[c] = 1
+        if _any_infinite(Z, n):
+            statuses[c] = 1
         if response == LABELS:
-            for i in range(n):
-                labels[first + i] = argmax(Z, i) if n_rows > 1 else int(Z[0, i] > zero)
-        elif response == LOGITS:
-            for i in range(n):
-                for k in range(n_rows):
-                    out[first + i, k] = Z[k, i]
-        elif n_rows == 1:
-            for i in range(n):
-                z = Z[0, i]
-                e = exp_nonpositive(-abs(z))
-                if response == PROBABILITIES:
-                    small, large = e / (1 + e), 1 / (1 + e)
-                else:
-                    large = -math.log1p(e)
-                    small = large - abs(z)
-                out[first + i, 0], out[first + i, 1] = (
-                    (small, large) if z > zero else (large, small)
-                )
-        elif response == PROBABILITIES:
-            probabilities(Z, n, lanes[c])
-            for i in range(n):
-                for k in range(n_rows):
-                    out[first + i, k] = Z[k, i]
-        else:
-            peak_of(Z, n, peak)
-            for i in range(n):
-                pivot = argmax(Z, i)
-                rest[i] = zero
-                for k in range(n_rows):
-                    if k != pivot:
-                        rest[i] += exp_nonpositive(Z[k, i] - peak[i])
-                log_total = math.log1p(rest[i])
-                for k in range(n_rows):
-                    out[first + i, k] = (Z[k, i] - peak[i]) - log_total
+            if n_rows == 1:
+                for i in range(n):
+                    labels[first + i] = Z[0, i] > 0
+            else:
+                _largest_of(Z, n, lanes[PEAK], labels[first : first + n])
+            continue
+        if n_rows == 1 and response != LOGITS:
+            _two_classes(Z, n, response == LOG_PROBABILITIES, lanes[:2])
+            _transpose(lanes[:2], n, out[first : first + n])
+            continue
+        if response == PROBABILITIES:
+            probabilities(Z, n, lanes)
+        elif response == LOG_PROBABILITIES:
+            _log_probabilities(Z, n, lanes)
+        _transpose(Z, n, out[first : first + n])
 
 
 @serial_driver
 def predict_serial(
-    first, last, X, params, offset, response, cut, logits, lanes, statuses, out,
-    labels,
+    first, last, X, params, offset, response, cut, scratch, statuses, out, labels,
 ):  # fmt: skip
     for c in range(first, last):
         _predict_chunk(
-            c, X, params, offset, response, cut, logits, lanes, statuses, out,
-            labels,
+            c, X, params, offset, response, cut, scratch, statuses, out, labels,
         )  # fmt: skip
 
 
 @parallel_driver
 def predict_parallel(
-    n_chunks, X, params, offset, response, cut, logits, lanes, statuses, out,
-    labels,
+    n_chunks, X, params, offset, response, cut, scratch, statuses, out, labels,
 ):  # fmt: skip
     for c in prange(n_chunks):
         _predict_chunk(
-            np.int64(c), X, params, offset, response, cut, logits, lanes,
-            statuses, out, labels,
+            np.int64(c), X, params, offset, response, cut, scratch, statuses, out,
+            labels,
         )  # fmt: skip

@@ -27,6 +27,7 @@ from fastsoftmax._validation import (
     check_sparse_indices,
     check_weights,
     encode_labels,
+    passes_if_finite,
     refuse_missing_labels,
 )
 from fastsoftmax.linear_model._solve import solve
@@ -280,7 +281,7 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         ndarray of shape (n_samples,)
         """
         labels = self._respond(X, Response.LABELS)
-        return np.asarray(self.classes_[labels])
+        return np.asarray(self.classes_).take(labels)  # two thirds of the time of indexing
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
         """Return the probabilities of all classes, in the order of `classes_`.
@@ -310,16 +311,37 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         return self._respond(X, Response.LOG_PROBABILITIES)
 
     def _respond(self, X: Any, response: Response) -> NDArray[Any]:
+        """Return a response; validate X unless nothing but infinite numbers can be wrong with it.
+
+        If these are, or anything else is, the ordinary way fails too, and has the words for it.
+        """
+        if passes_if_finite(X, self):
+            with contextlib.suppress(ValueError):
+                return self._evaluate(X, response)
         check_is_fitted(self)
-        n_threads = resolve_n_jobs(self.n_jobs)
         check_sparse_indices(X)
         X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, order="C", reset=False)
+        return self._evaluate(X, response)
+
+    def _evaluate(self, X: Any, response: Response) -> NDArray[Any]:
+        """Return a response at the rows of a valid X, which may hold infinite numbers or NaN.
+
+        Raises
+        ------
+        ValueError
+            If a logit is not finite, or the fitted attributes have been set to what does not fit.
+        """
         coef: Any = self.coef_  # CSR after `sparsify`
         coef = coef.toarray() if sparse.issparse(coef) else np.asarray(coef)
+        intercept = np.atleast_1d(self.intercept_)
+        if coef.shape[1:] != X.shape[1:]:
+            raise ValueError(f"coef_ has shape {coef.shape}, but X has {X.shape[1]} features.")
+        if intercept.shape != coef.shape[:1]:
+            intercept = np.broadcast_to(intercept, coef.shape[:1])
         if coef.dtype == np.float64 and X.dtype == np.float32:
             X = X.astype(np.float64)  # as scikit-learn: the wider dtype of the two
-        with thread_limit(n_threads):
-            return predict(X, coef, np.atleast_1d(self.intercept_), response)
+        with thread_limit(resolve_n_jobs(self.n_jobs)):
+            return predict(X, coef, intercept, response)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
