@@ -7,7 +7,8 @@ from pathlib import Path
 from bench import environment
 from bench.adapter import Adapter, find_libraries
 from bench.console import messages, terminal
-from bench.kernels import GRID, QUICK_GRID, Shape, run_kernels
+from bench.kernels import KernelPlan, run_kernels
+from bench.operation import find_operations, parse_shape
 from bench.problems import DEFAULT_PROBLEMS, PROBLEMS, ProblemUnavailableError, load_problem
 from bench.report import insert_headline, print_tables, write_report
 from bench.results import ResultsFolder, optimum_key
@@ -45,10 +46,14 @@ def _parser() -> argparse.ArgumentParser:
 
     kernels = commands.add_parser("kernels", help="one pass: seconds, GB/s, GFLOP/s")
     kernels.add_argument(
-        "--shapes", nargs="+", type=Shape.parse, metavar="NxDxK", help="default: the whole grid"
+        "--shapes", nargs="+", type=parse_shape, metavar="NxDxK", help="default: the whole grid"
     )
     kernels.add_argument("--fresh", action="store_true", help="discard earlier rows")
-    kernels.add_argument("--dtype", nargs="+", choices=dtypes, default=dtypes)
+    kernels.add_argument("--dtype", nargs="+", choices=dtypes, help="default: both")
+    kernels.add_argument("--operations", nargs="+", metavar="NAME", choices=find_operations())
+    kernels.add_argument(
+        "--cpu-names", nargs="*", metavar="NAME", help="for Numba; default: haswell generic"
+    )
 
     report = commands.add_parser("report", help="Markdown tables and plots of saved results")
     report.add_argument("results", nargs="?", type=Path, default=Path("results/default"))
@@ -101,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _open(options: argparse.Namespace, libraries: list[Adapter]) -> ResultsFolder | None:
     """Return the results folder, or None if its rows come from other versions or settings."""
-    path = options.output or Path("results") / ("quick" if options.quick else "default")
+    path = _folder(options)
     results = ResultsFolder(path)
     if options.fresh is not None:
         results.discard(options.fresh)
@@ -134,9 +139,14 @@ def _list(libraries: dict[str, Adapter]) -> int:
 
 
 def _kernels(options: argparse.Namespace) -> int:
-    shapes = options.shapes or (QUICK_GRID if options.quick else GRID)
-    path = options.output or Path("results") / ("quick" if options.quick else "default")
-    return run_kernels(shapes, options.dtype, path, options.fresh, options.quick)
+    plan = KernelPlan(
+        options.operations, options.shapes, options.dtype, options.cpu_names, options.quick
+    )
+    return run_kernels(plan, _folder(options), options.fresh)
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    return options.output or Path("results") / ("quick" if options.quick else "default")
 
 
 def _report(options: argparse.Namespace) -> int:
