@@ -34,9 +34,10 @@ def rich_table(text: TextTable) -> Table:
     """Return a table for the terminal; columns of numbers stand to the right."""
     table = Table(title=text.title, title_justify="left", caption=text.note or None)
     table.caption_justify = "left"
-    for i, name in enumerate(text.header):
-        words = any(row[i][:1].isalpha() for row in text.rows)
+    header, *rows = text.lines()
+    for i, name in enumerate(header):
+        words = any(row[i][:1].isalpha() for row in rows)
         table.add_column(name, justify="left" if i == 0 or words else "right")
-    for row in text.rows:
+    for row in rows:
         table.add_row(*row)
     return table

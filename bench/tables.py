@@ -16,9 +16,16 @@ class TextTable:
     rows: list[list[str]] = field(default_factory=list)
     note: str = ""
 
+    def lines(self) -> list[list[str]]:
+        """Return the header and the rows, without columns that have neither name nor text."""
+        lines = [list(self.header), *self.rows]
+        keep = [i for i in range(len(self.header)) if any(line[i] for line in lines)]
+        return [[line[i] for i in keep] for line in lines]
+
     def markdown(self) -> str:
         """Return the heading, the note and the table of a page."""
-        table = markdown_table(self.header, self.rows)
+        header, *rows = self.lines()
+        table = markdown_table(header, rows)
         return "\n\n".join(filter(None, [f"## {self.title}", self.note, table]))
 
 
