@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.kernel_rows import Measurements, known
+from bench.kernel_rows import NARROW_CPUS, Measurements, known
 from bench.kernel_tables import mean_ratio, narrow_cpus, narrow_ratio, passes, peak_share
 from bench.operation import Shape, shape_name
 from bench.tables import TextTable, number
@@ -107,7 +107,7 @@ def kernel_goals(found: Measurements) -> list[Verdict]:
                     lambda s, d, cpu=cpu: narrow_ratio(found, s, d, cpu),
                 ),
             )
-            for cpu in narrow_cpus(found) or ("haswell", "generic")
+            for cpu in dict.fromkeys([*NARROW_CPUS, *narrow_cpus(found)])
         ),
     ]
 

@@ -9,6 +9,8 @@ from bench.operation import OURS, Operation, Shape, find_operations, shape_name
 from bench.results import NAN, read_csv
 
 NATIVE = "native"
+#: CPUs whose narrower vector code must not be slower than scikit-learn.
+NARROW_CPUS = ("haswell", "generic")
 
 
 @dataclass(frozen=True)

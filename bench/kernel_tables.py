@@ -188,7 +188,8 @@ def _softmax(found: Measurements) -> TextTable:
             ]
         )
     header = ["n x K", "dtype", "ms, 2 thr", "ms, 1 thr", "GB/s",
-              *(f"{peer}, ms" for peer in peers), *(f"{peer} / ours" for peer in peers)]  # fmt: skip
+              *(f"{peer}, ms" for peer in peers),
+              *(f"{peer} / ours" for peer in peers)]  # fmt: skip
     note = "GB/s counts one read and one write of each number, at our better thread count."
     return TextTable("`functional.softmax`", header, rows, note)
 

@@ -10,14 +10,12 @@ from rich.console import Console
 from bench import machine
 from bench.console import messages, progress_bar, rich_table, terminal
 from bench.goals import kernel_goals, verdicts_table
-from bench.kernel_rows import NATIVE, KernelRow, Measurements
+from bench.kernel_rows import NARROW_CPUS, NATIVE, KernelRow, Measurements
 from bench.kernel_tables import kernel_tables
 from bench.operation import OURS, Operation, Shape, find_operations, installed_version, shape_name
 from bench.process import ChildError, run_child
 from bench.results import append_csv, read_csv
 
-#: CPUs whose narrower vector code must not be slower than scikit-learn.
-NARROW_CPUS = ("haswell", "generic")
 DTYPES = ("float64", "float32")
 
 

@@ -44,20 +44,18 @@ def plot_roofline(found: Measurements, path: Path) -> Path | None:
         figure.supxlabel("arithmetic intensity, flops per byte of X", color="#333333")
         figure.supylabel("GFLOP/s of value and gradient", color="#333333")
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside upper center", ncols=len(labels), frameon=False
-        )
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
         figure.savefig(path, dpi=130)
         plt.close(figure)
     return path
 
 
 def _panel(axis: Any, found: Measurements, shapes: list[Shape], dtype: str) -> None:
-    """Draw a dtype's roof, the peers' points and ours with their labels."""
+    """Draw a dtype's roof, the peers' points, and ours with numbers and a key."""
     axis.set(xscale="log", yscale="log")
     limits = found.machine[THREADS]
     at = {shape: _intensity(found, shape, dtype) for shape in shapes}
-    ends = min(at.values()) / 3, max(at.values()) * 4
+    ends = min(at.values()) / 3, max(at.values()) * 3
     ridge = limits.peak[dtype] / limits.bandwidth
     xs = sorted({ends[0], *([ridge] if ends[0] < ridge < ends[1] else []), ends[1]})
     axis.plot(xs, [roof(limits, dtype, x) / 1e9 for x in xs], color="#333333", label="roof")
@@ -67,12 +65,14 @@ def _panel(axis: Any, found: Measurements, shapes: list[Shape], dtype: str) -> N
         points = [(at[s], _gigaflops(found, s, dtype, peer)) for s in shapes]
         axis.scatter(*zip(*points, strict=True), s=32, color=PEER_COLOURS[i], alpha=0.45,
                      marker=PEER_MARKERS[i], label=peer, linewidths=0, zorder=3)  # fmt: skip
-    points = [(at[s], _gigaflops(found, s, dtype, OURS)) for s in shapes]
-    axis.scatter(*zip(*points, strict=True), s=64, color=OUR_COLOUR, label=OURS, zorder=4)
+    ours = {s: (at[s], _gigaflops(found, s, dtype, OURS)) for s in shapes}
+    for i, (x, y) in enumerate(ours.values(), start=1):
+        axis.scatter(x, y, s=150, color=OUR_COLOUR, edgecolors="white", linewidths=0.8,
+                     zorder=5 + i, label=OURS if i == 1 else None)  # fmt: skip
     axis.set_xlim(*ends)
     lowest = min(y for collection in axis.collections for _, y in collection.get_offsets())
-    axis.set_ylim(lowest / 2, 3 * limits.peak[dtype] / 1e9)
-    _label(axis, dict(zip(shapes, points, strict=True)), found, dtype)
+    axis.set_ylim(lowest / 2, 2 * limits.peak[dtype] / 1e9)
+    _key(axis, found, ours, dtype)
     axis.set_title(
         f"{dtype}: {limits.bandwidth / 1e9:.0f} GB/s, {limits.peak[dtype] / 1e9:.0f} GFLOP/s "
         f"({limits.peak_by[dtype]}), 2 threads",
@@ -80,35 +80,28 @@ def _panel(axis: Any, found: Measurements, shapes: list[Shape], dtype: str) -> N
     )  # fmt: skip
 
 
-def _label(
-    axis: Any, points: dict[Shape, tuple[float, float]], found: Measurements, dtype: str
-) -> None:
-    """Write each shape and its share of the bound above the roof, and a line to its point.
+def _key(axis: Any, found: Measurements, points: dict[Shape, Any], dtype: str) -> None:
+    """Write a number on each point, and shapes and shares of the bound in a corner.
 
-    Shapes share intensities (it depends on K only), so names beside the points would collide;
-    above the roof they stand in columns, in the order of the points.
+    Names beside the points would hide each other: under a flat roof points stand side by side.
     """
-    columns: dict[float, list[Shape]] = {}
-    for shape in sorted(points, key=lambda s: points[s]):
-        columns.setdefault(points[shape][0], []).append(shape)
-    for shapes in columns.values():
-        heights = [points[s][1] for s in shapes]
-        for previous, shape in enumerate(shapes, start=-1):
-            height = points[shape][1]
-            if previous >= 0:  # at least a line of text apart from the one below
-                height = max(height, 1.28 * heights[previous])
-            heights[previous + 1] = height
-            share = found.attained(OPERATION, shape, dtype, THREADS)
-            axis.annotate(
-                f"{shape_name(shape)}  {100 * share:.0f} %",
-                points[shape],
-                xytext=(points[shape][0] * 1.22, height),
-                fontsize=8,
-                color="#333333",
-                va="center",
-                arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6},
-                zorder=5,
-            )
+    lines = []
+    for i, (shape, point) in enumerate(points.items(), start=1):
+        axis.annotate(str(i), point, color="white", fontsize=8, weight="bold", ha="center",
+                      va="center", zorder=5 + i)  # fmt: skip
+        share = found.attained(OPERATION, shape, dtype, THREADS)
+        lines.append(f"{i:2} {shape_name(shape):>15} {100 * share:3.0f} %")
+    axis.text(
+        *(0.985, 0.02, "\n".join([f"{'n x d x K':>18} bound", *lines])),
+        transform=axis.transAxes,
+        ha="right",
+        va="bottom",
+        fontsize=9,
+        family="monospace",
+        color="#333333",
+        bbox={"facecolor": "white", "edgecolor": "#CCCCCC", "pad": 5},
+        zorder=6,
+    )
 
 
 def _intensity(found: Measurements, shape: Shape, dtype: str) -> float:
