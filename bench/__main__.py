@@ -25,10 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(options)
     if options.command == "kernels":
         return _kernels(options)
-    if options.command == "startup":
-        return run_startup(_folder(options), options.fresh, options.quick)
-    if options.command == "memory":
-        return run_memory(_folder(options), options.fresh, options.quick)
+    if options.command in ("startup", "memory"):
+        return _processes(options)
     return _report(options)
 
 
@@ -155,6 +153,15 @@ def _kernels(options: argparse.Namespace) -> int:
         options.operations, options.shapes, options.dtype, options.cpu_names, options.quick
     )
     return run_kernels(plan, _folder(options), options.fresh)
+
+
+def _processes(options: argparse.Namespace) -> int:
+    measure = run_startup if options.command == "startup" else run_memory
+    try:
+        return measure(_folder(options), options.fresh, options.quick)
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from its rows.", file=sys.stderr)
+        return 130
 
 
 def _folder(options: argparse.Namespace) -> Path:

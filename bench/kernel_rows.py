@@ -100,7 +100,7 @@ class Measurements:
     def peers(self, operation: str) -> list[str]:
         """Return the other libraries of an operation that have a row."""
         names = self.operations[operation].libraries
-        measured = {row.library for row in self.rows if row.operation == operation}
+        measured = {r.library for r in self.rows if (r.operation, r.status) == (operation, "ok")}
         return [name for name in names if name != OURS and name in measured]
 
     def best_peer(self, operation: str, shape: Shape, dtype: str) -> KernelRow | None:

@@ -30,6 +30,7 @@ CASES: list[tuple[Shape, str]] = [
 ]
 QUICK_CASES: list[tuple[Shape, str]] = [((200_000, 50, 3), "float32")]
 STORAGES = ("array", "memmap")
+FIT_LIMIT = 900.0  # seconds, with making X
 MAX_ITER = 12  # beyond the iterations after which a preconditioner is built anew
 
 
@@ -152,7 +153,8 @@ def _measured(row: MemoryRow) -> MemoryRow:
     # Memory that was freed before must not stay with the process, to be used again unseen.
     variables = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     try:
-        reply = run_child(["bench.memory", row.shape, row.dtype, row.storage], "2", variables)
+        arguments = ["bench.memory", row.shape, row.dtype, row.storage]
+        reply = run_child(arguments, "2", variables, limit=FIT_LIMIT)
     except ChildError as error:
         return replace(row, status=error.status, reason=str(error))
     return replace(row, **reply)
