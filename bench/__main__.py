@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench run | kernels | report``."""
+"""The command line: ``python -m bench run | kernels | startup | memory | report``."""
 
 import argparse
 import sys
@@ -7,11 +7,15 @@ from pathlib import Path
 from bench import environment
 from bench.adapter import Adapter, find_libraries
 from bench.console import messages, terminal
-from bench.kernels import GRID, QUICK_GRID, Shape, run_kernels
+from bench.kernels import KernelPlan, run_kernels
+from bench.memory import run_memory
+from bench.operation import find_operations, parse_shape
+from bench.page import write_page
 from bench.problems import DEFAULT_PROBLEMS, PROBLEMS, ProblemUnavailableError, load_problem
 from bench.report import insert_headline, print_tables, write_report
 from bench.results import ResultsFolder, optimum_key
 from bench.run import Plan, find_optima, run
+from bench.startup import run_startup
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(options)
     if options.command == "kernels":
         return _kernels(options)
+    if options.command in ("startup", "memory"):
+        return _processes(options)
     return _report(options)
 
 
@@ -43,22 +49,31 @@ def _parser() -> argparse.ArgumentParser:
         "--fresh", nargs="*", metavar="NAME", help="discard earlier rows, of all libraries or some"
     )
 
-    kernels = commands.add_parser("kernels", help="one pass: seconds, GB/s, GFLOP/s")
+    kernels = commands.add_parser("kernels", help="each operation against bounds and peers")
     kernels.add_argument(
-        "--shapes", nargs="+", type=Shape.parse, metavar="NxDxK", help="default: the whole grid"
+        "--shapes", nargs="+", type=parse_shape, metavar="NxDxK", help="default: the whole grid"
     )
-    kernels.add_argument("--fresh", action="store_true", help="discard earlier rows")
-    kernels.add_argument("--dtype", nargs="+", choices=dtypes, default=dtypes)
+    kernels.add_argument("--dtype", nargs="+", choices=dtypes, help="default: both")
+    kernels.add_argument("--operations", nargs="+", metavar="NAME", choices=find_operations())
+    kernels.add_argument(
+        "--cpu-names", nargs="*", metavar="NAME", help="for Numba; default: haswell generic"
+    )
+
+    startup = commands.add_parser("startup", help="imports and first fits, cold and warm")
+    memory = commands.add_parser("memory", help="extra memory of a fit with 2 GB of X")
+    for command in (kernels, startup, memory):
+        command.add_argument("--fresh", action="store_true", help="discard earlier rows")
 
     report = commands.add_parser("report", help="Markdown tables and plots of saved results")
     report.add_argument("results", nargs="?", type=Path, default=Path("results/default"))
 
-    for command in (fit, kernels):
+    for command in (fit, kernels, startup, memory):
         command.add_argument("--quick", action="store_true", help="small and short, for CI")
         command.add_argument(
             "--output", type=Path, help="default: results/default or results/quick"
         )
     report.add_argument("--output", type=Path, help="default: the results folder itself")
+    report.add_argument("--page", type=Path, help="default: benchmarks.md in the output folder")
     report.add_argument("--readme", type=Path, help="a page whose headline table to replace, too")
     return parser
 
@@ -101,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _open(options: argparse.Namespace, libraries: list[Adapter]) -> ResultsFolder | None:
     """Return the results folder, or None if its rows come from other versions or settings."""
-    path = options.output or Path("results") / ("quick" if options.quick else "default")
+    path = _folder(options)
     results = ResultsFolder(path)
     if options.fresh is not None:
         results.discard(options.fresh)
@@ -134,16 +149,40 @@ def _list(libraries: dict[str, Adapter]) -> int:
 
 
 def _kernels(options: argparse.Namespace) -> int:
-    shapes = options.shapes or (QUICK_GRID if options.quick else GRID)
-    path = options.output or Path("results") / ("quick" if options.quick else "default")
-    return run_kernels(shapes, options.dtype, path, options.fresh, options.quick)
+    plan = KernelPlan(
+        options.operations, options.shapes, options.dtype, options.cpu_names, options.quick
+    )
+    return run_kernels(plan, _folder(options), options.fresh)
+
+
+def _processes(options: argparse.Namespace) -> int:
+    measure = run_startup if options.command == "startup" else run_memory
+    try:
+        return measure(_folder(options), options.fresh, options.quick)
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from its rows.", file=sys.stderr)
+        return 130
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    return options.output or Path("results") / ("quick" if options.quick else "default")
 
 
 def _report(options: argparse.Namespace) -> int:
     results = ResultsFolder(options.results)
-    if not results.rows:
+    folder = options.output or options.results
+    paths = _report_fits(results, folder, options.readme) if results.rows else []
+    paths += write_page(options.results, options.page or folder / "benchmarks.md", folder)
+    if not paths:
         print(f"no results in {options.results}; first: python -m bench run", file=sys.stderr)
         return 2
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _report_fits(results: ResultsFolder, folder: Path, readme: Path | None) -> list[Path]:
+    """Write the report on whole fits, and the headline of a page if one is named."""
     quick = bool(results.read_json("environment.json").get("settings", {}).get("quick"))
     for name, C, _ in results.groups():
         if optimum_key(name, C) in results.optima():
@@ -152,13 +191,11 @@ def _report(options: argparse.Namespace) -> int:
             find_optima(results, load_problem(name, quick=quick), [C], quick)
         except ProblemUnavailableError as error:
             print(f"no optimum for {error}", file=sys.stderr)
-    folder = options.output or options.results
-    for path in write_report(results, folder):
-        print(path)
-    if options.readme:
-        insert_headline(results, options.readme, folder)
-        print(options.readme)
-    return 0
+    paths = write_report(results, folder)
+    if readme:
+        insert_headline(results, readme, folder)
+        paths.append(readme)
+    return paths
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bench.tables import TextTable
 
 
 def terminal() -> Console:
@@ -25,3 +28,16 @@ def progress_bar(console: Console) -> Progress:
         console=console,
         transient=True,
     )
+
+
+def rich_table(text: TextTable) -> Table:
+    """Return a table for the terminal; columns of numbers stand to the right."""
+    table = Table(title=text.title, title_justify="left", caption=text.note or None)
+    table.caption_justify = "left"
+    header, *rows = text.lines()
+    for i, name in enumerate(header):
+        words = any(row[i][:1].isalpha() for row in rows)
+        table.add_column(name, justify="left" if i == 0 or words else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table

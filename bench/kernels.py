@@ -1,208 +1,125 @@
-"""``python -m bench kernels``: one pass over X, against the machine and scikit-learn."""
+"""``python -m bench kernels``: every operation against the machine's limits and the peers."""
 
-import json
-import math
-import subprocess
-import sys
+import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rich.table import Table
+from rich.console import Console
 
 from bench import machine
-from bench.adapter import find_libraries
-from bench.console import messages, progress_bar, terminal
-from bench.process import worker_environment
-from bench.results import NAN, append_csv, read_csv
-from bench.summary import NEVER
+from bench.console import messages, progress_bar, rich_table, terminal
+from bench.goals import kernel_goals, verdicts_table
+from bench.kernel_rows import NARROW_CPUS, NATIVE, KernelRow, Measurements
+from bench.kernel_tables import kernel_tables
+from bench.operation import OURS, Operation, Shape, find_operations, installed_version, shape_name
+from bench.process import ChildError, run_child
+from bench.results import append_csv, read_csv
 
-PASS_LIMIT = 300.0
-# A pass is not a fit: its libraries take version and thread counts from these adapters.
-ADAPTERS = {"fastsoftmax": "fastsoftmax", "scikit-learn": "sklearn-lbfgs"}
-KEY = ("shape", "dtype", "library", "threads", "version")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The size of a pass."""
-
-    n_samples: int
-    n_features: int
-    n_classes: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Shape":
-        """Return the shape that ``NxDxK`` names."""
-        return cls(*map(int, text.lower().split("x")))
-
-    def __str__(self) -> str:
-        """Return ``NxDxK``."""
-        return f"{self.n_samples}x{self.n_features}x{self.n_classes}"
-
-    @property
-    def n_flops(self) -> int:
-        """Return 4 n d K: logits and gradient, a multiplication and an addition each."""
-        n_rows = 1 if self.n_classes == 2 else self.n_classes
-        return 4 * self.n_samples * self.n_features * n_rows
-
-    def n_bytes(self, dtype: str) -> int:
-        """Return the size of X."""
-        return self.n_samples * self.n_features * (8 if dtype == "float64" else 4)
-
-
-GRID = [
-    Shape(200_000, 100, 10),
-    Shape(60_000, 784, 10),
-    Shape(500_000, 54, 7),
-    Shape(100_000, 50, 3),
-    Shape(1_000_000, 20, 2),
-    Shape(50_000, 300, 100),
-    Shape(20_000, 512, 1000),
-    Shape(5000, 2000, 20),
-    Shape(1797, 64, 10),
-    Shape(150, 4, 3),
-]
-QUICK_GRID = [Shape(2000, 50, 5), Shape(150, 4, 3)]
+DTYPES = ("float64", "float32")
 
 
 @dataclass(frozen=True)
-class PassRow:
-    """One library's pass on one shape and dtype at one BLAS thread count."""
+class KernelPlan:
+    """What to measure. None: as the operation, or quickness, says."""
 
-    shape: str
-    dtype: str
-    library: str
-    threads: str
-    version: str
-    status: str = "ok"
-    reason: str = ""
-    seconds: float = NAN  # median
-    repeats: int = 0
-    first_seconds: float = NAN  # with compilation
-    error: float = NAN  # relative, of value and gradient, against float64 NumPy
-    gigabytes_per_second: float = NAN  # of X
-    gigaflops_per_second: float = NAN
-    bound_seconds: float = NAN
+    operations: Sequence[str] | None = None
+    shapes: Sequence[Shape] | None = None  # of those operations that have them
+    dtypes: Sequence[str] | None = None
+    cpu_names: Sequence[str] | None = None
+    quick: bool = False
 
-    @property
-    def key(self) -> tuple[str, ...]:
-        """Return what identifies the measurement."""
-        return tuple(getattr(self, name) for name in KEY)
+    def rows(self) -> list[KernelRow]:
+        """Return the rows to measure, without figures, in an order that keeps rivals together."""
+        found = find_operations()
+        chosen = [found[name] for name in self.operations or found]
+        return [
+            row
+            for operation in chosen
+            for shape in self._shapes(operation)
+            for dtype in self.dtypes or (DTYPES[:1] if self.quick else DTYPES)
+            for row in self._rivals(operation, shape_name(shape), dtype)
+        ]
+
+    def _shapes(self, operation: Operation) -> Sequence[Shape]:
+        shapes = operation.quick_shapes if self.quick else operation.shapes
+        if self.shapes is None:
+            return shapes
+        return [s for s in self.shapes if len(s) == len(shapes[0]) and len(operation.shapes) > 1]
+
+    def _rivals(self, operation: Operation, shape: str, dtype: str) -> list[KernelRow]:
+        threads = operation.threads[-1:] if self.quick else operation.threads
+        rows = [
+            KernelRow(operation.name, shape, dtype, library, count, NATIVE, "")
+            for library in operation.libraries
+            # SciPy's softmax has one thread, whatever the environment says.
+            for count in (threads[:1] if library == "scipy" else threads)
+        ]
+        names = self.cpu_names
+        if names is None:
+            intel = platform.machine().lower() in ("x86_64", "amd64")
+            names = NARROW_CPUS if operation.narrow and intel and not self.quick else ()
+        if not operation.narrow:
+            names = ()
+        rows += [
+            KernelRow(operation.name, shape, dtype, OURS, threads[-1], cpu, "") for cpu in names
+        ]
+        versions = {row.library: installed_version(row.library) for row in rows}
+        return [replace(row, version=versions[row.library] or "") for row in rows]
 
 
-def run_kernels(
-    shapes: list[Shape], dtypes: list[str], folder: Path, fresh: bool, quick: bool
-) -> int:
-    """Measure the machine and every pass, write ``kernels.csv`` and print the table."""
+def run_kernels(plan: KernelPlan, folder: Path, fresh: bool) -> int:
+    """Measure the machine and every operation, write ``kernels.csv`` and print the tables."""
     path = folder / "kernels.csv"
     if fresh:
         path.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    limits = machine.measure(quick)
-    (folder / "machine.json").write_text(json.dumps(asdict(limits), indent=2) + "\n")
-    libraries = find_libraries()
-    versions = {name: libraries[adapter].version() or "" for name, adapter in ADAPTERS.items()}
-    todo = [
-        PassRow(str(shape), dtype, library, threads, versions[library])
-        for shape in shapes
-        for dtype in dtypes
-        for library in ADAPTERS
-        for threads in libraries[ADAPTERS[library]].threads
-    ]
-    keys = {row.key for row in todo}
-    done = {key for line in read_csv(path) if (key := tuple(line.get(n) for n in KEY)) in keys}
+        (folder / "machine.json").unlink(missing_ok=True)
     console = messages()
+    limits = machine.measure_and_keep(folder / "machine.json", plan.quick)
+    for threads, limit in limits.items():
+        console.print(f"{threads} thread{'s' if threads > '1' else ''}: {limit}")
+    todo = plan.rows()
     try:
-        with progress_bar(console) as progress:
-            task = progress.add_task("starting", total=len(todo))
-            for row in todo:
-                progress.update(task, description=" ".join(row.key))
-                if row.key not in done:
-                    row = _measure(row, limits)
-                    append_csv(path, asdict(row))
-                    outcome = f"{row.seconds:.3g} s" if row.status == "ok" else row.reason
-                    console.print(f"{' '.join(row.key)}: {outcome}")
-                progress.advance(task)
+        _measure_all(todo, path, console)
     except KeyboardInterrupt:
         console.print(f"Interrupted. The rows stand in {path}; the same command goes on.")
         return 130
-    lines = [line for line in read_csv(path) if tuple(line.get(n) for n in KEY) in keys]
+    keys = {row.key for row in todo}
+    rows = [row for row in map(KernelRow.from_strings, read_csv(path)) if row.key in keys]
+    measurements = Measurements(rows, limits)
     tables = terminal()
-    tables.print(
-        f"read bandwidth {limits.bandwidth / 1e9:.1f} GB/s, BLAS peak "
-        f"{limits.peak_float64 / 1e9:.0f} GFLOP/s float64, "
-        f"{limits.peak_float32 / 1e9:.0f} GFLOP/s float32"
-    )
-    tables.print(_table(lines, shapes, dtypes))
-    return 0
+    for table in kernel_tables(measurements):
+        tables.print(rich_table(table))
+    tables.print(rich_table(verdicts_table(kernel_goals(measurements))))
+    return 1 if any(row.status in ("failed", "cut") for row in rows) else 0
 
 
-def _measure(row: PassRow, limits: machine.Machine) -> PassRow:
+def _measure_all(todo: list[KernelRow], path: Path, console: Console) -> None:
+    done = {KernelRow.from_strings(line).key for line in read_csv(path)}
+    with progress_bar(console) as progress:
+        task = progress.add_task("starting", total=len(todo))
+        for row in todo:
+            name = " ".join(row.key[:-1])
+            progress.update(task, description=name)
+            if row.key not in done:
+                row = _measure(row)
+                append_csv(path, asdict(row))
+                outcome = f"{row.seconds:.3g} s" if row.status == "ok" else row.reason
+                console.print(f"{name}: {outcome}")
+            progress.advance(task)
+
+
+def _measure(row: KernelRow) -> KernelRow:
     """Return the row with the figures of one process, or with the reason why there are none."""
-    shape = Shape.parse(row.shape)
-    command = [
-        sys.executable,
-        "-m",
-        "bench.one_pass",
-        row.library,
-        *row.shape.split("x"),
-        row.dtype,
-    ]
+    if not row.version:
+        return replace(row, status="skipped", reason=f"{row.library} is not installed")
+    variables = {}
+    if row.cpu != NATIVE:
+        # Without the second variable Numba adds the features of the CPU at hand.
+        variables = {"NUMBA_CPU_NAME": row.cpu, "NUMBA_CPU_FEATURES": ""}
+    arguments = ["bench.measure", row.operation, row.library, row.shape, row.dtype]
     try:
-        child = subprocess.run(
-            command,
-            env=worker_environment(row.threads),
-            capture_output=True,
-            text=True,
-            timeout=PASS_LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        return replace(row, status="cut", reason=f"longer than {PASS_LIMIT:g} s")
-    if child.returncode != 0:
-        words = child.stderr.strip().splitlines() or [f"code {child.returncode}"]
-        return replace(row, status="failed", reason=words[-1])
-    reply = json.loads(child.stdout.splitlines()[-1])
-    return replace(
-        row,
-        **reply,
-        gigabytes_per_second=shape.n_bytes(row.dtype) / reply["seconds"] / 1e9,
-        gigaflops_per_second=shape.n_flops / reply["seconds"] / 1e9,
-        bound_seconds=limits.bound(shape.n_bytes(row.dtype), shape.n_flops, row.dtype),
-    )
-
-
-def _table(rows: list[dict[str, str]], shapes: list[Shape], dtypes: list[str]) -> Table:
-    """Return a row per shape and dtype: ours, the bound, scikit-learn at its better threads."""
-    table = Table(title="One pass (value and gradient), median", title_justify="left")
-    for name in ("shape", "dtype", "ms", "GB/s", "GFLOP/s", "bound ms", "attained", "error",
-                 "scikit-learn ms", "ratio"):  # fmt: skip
-        table.add_column(name, justify="left" if name in ("shape", "dtype") else "right")
-    for shape in shapes:
-        for dtype in dtypes:
-            ours = _best(rows, shape, dtype, "fastsoftmax")
-            peer = _best(rows, shape, dtype, "scikit-learn")
-            seconds, bound = float(ours["seconds"]), float(ours["bound_seconds"])
-            table.add_row(
-                str(shape),
-                dtype,
-                _number(seconds * 1e3),
-                _number(float(ours["gigabytes_per_second"])),
-                _number(float(ours["gigaflops_per_second"])),
-                _number(bound * 1e3),
-                _number(100 * bound / seconds, " %"),
-                ours["error"] if ours["status"] != "ok" else f"{float(ours['error']):.0e}",
-                f"{_number(float(peer['seconds']) * 1e3)} ({peer['threads']})",
-                _number(float(peer["seconds"]) / seconds, "x"),
-            )
-    return table
-
-
-def _best(rows: list[dict[str, str]], shape: Shape, dtype: str, library: str) -> dict[str, str]:
-    chosen = [
-        r for r in rows if (r["shape"], r["dtype"], r["library"]) == (str(shape), dtype, library)
-    ]
-    return min(chosen, key=lambda r: (math.isnan(float(r["seconds"])), float(r["seconds"])))
-
-
-def _number(value: float, unit: str = "") -> str:
-    return NEVER if math.isnan(value) else f"{value:.3g}{unit}"
+        reply = run_child(arguments, row.threads, variables)
+    except ChildError as error:
+        return replace(row, status=error.status, reason=str(error))
+    return replace(row, **{name: value for name, value in reply.items() if value is not None})

@@ -5,7 +5,8 @@ from typing import Any
 
 import matplotlib
 
-from bench.summary import OURS, Entry, Group
+from bench.operation import OURS
+from bench.summary import Entry, Group
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

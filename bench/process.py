@@ -14,9 +14,14 @@ import numpy as np
 from bench.score import Float64Array
 
 ROOT = Path(__file__).resolve().parents[1]
-THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+THREAD_VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",  # fastsoftmax's and scikit-learn's own threads, too
+    "MKL_NUM_THREADS",
+)
 # Loading and warming up are not timed against the cut, but must end some day.
 START_LIMIT = 600.0
+CHILD_LIMIT = 300.0  # of a child that measures one thing
 
 
 class WorkerError(Exception):
@@ -25,6 +30,54 @@ class WorkerError(Exception):
 
 class WorkerCutError(Exception):
     """A fit that took longer than its limit; the worker has been killed."""
+
+
+class ChildError(Exception):
+    """A measuring process that failed or was cut; ``status`` says which."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def run_child(
+    arguments: list[str],
+    threads: str,
+    variables: dict[str, str] | None = None,
+    limit: float = CHILD_LIMIT,
+) -> dict[str, Any]:
+    """Run a module of the bench in a fresh process and return the object it prints last.
+
+    Parameters
+    ----------
+    arguments : list of str
+        The module's name and its arguments.
+    threads : str
+        As `worker_environment` takes them.
+    variables : dict, default=None
+        More environment variables.
+    limit : float
+        Seconds after which the process is killed.
+
+    Raises
+    ------
+    ChildError
+        If the process failed or took longer.
+    """
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            env=worker_environment(threads) | (variables or {}),
+            capture_output=True,
+            text=True,
+            timeout=limit,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ChildError("cut", f"longer than {limit:g} s") from error
+    if child.returncode != 0:
+        words = child.stderr.strip().splitlines() or [f"code {child.returncode}"]
+        raise ChildError("failed", words[-1])
+    return dict(json.loads(child.stdout.splitlines()[-1]))
 
 
 class Worker:

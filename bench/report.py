@@ -1,20 +1,18 @@
 """``python -m bench report``: Markdown tables and plots, and the table on the terminal."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bench.operation import OURS
 from bench.plots import plot_all
 from bench.results import ResultsFolder
 from bench.summary import (
     HEADER,
     LEVELS,
-    NEVER,
-    OURS,
     Group,
     cells,
     geometric_mean,
@@ -22,6 +20,7 @@ from bench.summary import (
     short,
     summarise,
 )
+from bench.tables import NEVER, markdown_table
 
 #: The lines of a page between which `insert_headline` writes.
 MARKERS = ("<!-- bench -->", "<!-- /bench -->")
@@ -85,14 +84,6 @@ def _headline(groups: list[Group]) -> str:
             line = [title, f"{level:.0e}".replace("e-0", "e-"), f"{ours.time_to(level)} s"]
             rows.append([*line, f"{peer.time_to(level)} s", name, f"{times}x"])
     return markdown_table(header, rows)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
-    )
 
 
 def print_tables(results: ResultsFolder, console: Console) -> None:

@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 
+from bench.operation import OURS
 from bench.results import DEFAULT_BUDGET, NAN, ResultsFolder, Row, optimum_key
+from bench.tables import NEVER
 
 LEVELS = (1e-3, 1e-6, 1e-9)
-NEVER = "-"
-OURS = "fastsoftmax"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""One module per group of operations; each registers them when it is imported."""
