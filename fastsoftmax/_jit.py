@@ -1,13 +1,12 @@
 """The one place that calls ``numba.njit``: compiler flags with their reasons, and the cache.
 
-Three decorators serve the kernels (``ARCHITECTURE.md`` has the picture):
+Decorators for the kernels (``ARCHITECTURE.md`` has the picture):
 
-`block_kernel`
-    One block of rows. Compiled once, serially, and called by both drivers, so that a result
-    has the same bits whichever driver ran.
-`serial_driver`, `parallel_driver`
-    A plain ``range`` and a ``prange`` over blocks. They are distinct source functions, because
-    Numba's own cache confuses variants of one function (numba#6845).
+`block_kernel`, `exact_kernel`
+    One block of rows. Only compiled code calls them.
+`driver`
+    A plain ``range`` over units of work (blocks, chunks), compiled once for each dtype. Threads
+    call the same machine code (`launch`), so that a result has the same bits however it runs.
 
 Conventions of every kernel: inputs are read-only C-order base-class arrays of one float dtype
 (see `kernel_view`), outputs and scratch come last and are allocated by the caller, nothing is
@@ -32,7 +31,7 @@ from typing import Any, TypeVar
 import llvmlite
 import numba
 import numpy as np
-from numba import _dynfunc
+from numba import _dynfunc, types
 from numba.core import config
 from numba.core.caching import _Cache
 from numba.core.codegen import JITCodeLibrary
@@ -40,7 +39,7 @@ from numba.core.compiler import Compiler, CompileResult
 from numba.core.compiler_machinery import LoweringPass, register_pass
 from numba.core.serialize import dumps
 from numba.core.typed_passes import NativeLowering
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 
 #: An array in compiled code: one float or int dtype, C order. The type checker need not look.
 Array = Any
@@ -140,18 +139,51 @@ def compiled_as(function: Callable[..., Any]) -> Callable[[Function], Function]:
     return decorate
 
 
-def serial_driver(function: Function) -> Function:
-    """Compile and cache a driver ``f(first, last, ...)`` that loops over blocks in one thread."""
+def driver(function: Function) -> Function:
+    """Compile and cache a driver ``f(first, last, ...)`` that loops over units of work."""
     return _cached(numba.njit(**_FLAGS)(function))
 
 
-def parallel_driver(function: Function) -> Function:
-    """Compile and cache a driver ``f(n_blocks, ...)`` whose body is a single ``prange`` loop.
+def machine_code(driver: Any, arguments: tuple[Any, ...]) -> int | None:
+    """Return the address of a driver compiled for the types of ``(0, 1, *arguments)``.
 
-    The body holds nothing else: an array expression in a parallel function becomes a reduction
-    of its own, whose result depends on the thread count.
+    None where nothing is compiled (``NUMBA_DISABLE_JIT``). Valid as long as the driver lives.
     """
-    return _cached(numba.njit(parallel=True, **_FLAGS)(function))
+    if not hasattr(driver, "overloads"):
+        return None
+    signature = tuple(driver.typeof_pyval(argument) for argument in (0, 1, *arguments))
+    if signature not in driver.overloads:
+        driver.compile(signature)
+    compiled = driver.overloads[signature]
+    address: int = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+    return address
+
+
+@intrinsic
+def _call(typingctx: Any, address: Any, first: Any, last: Any, arguments: Any) -> Any:
+    """Call a driver at an address, ``f(first, last, *arguments)``; errors are not looked for."""
+    kinds = (types.int64, types.int64, *arguments)
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = context.call_conv.get_function_type(types.none, kinds)
+        function = builder.inttoptr(values[0], kind.as_pointer())
+        items = [builder.extract_value(values[3], p) for p in range(len(arguments))]
+        context.call_conv.call_function(
+            builder, function, types.none, kinds, [values[1], values[2], *items]
+        )
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, arguments), codegen
+
+
+def _launch(n_units: int, address: int, arguments: tuple[Any, ...]) -> None:
+    """Run the driver at `address` over units ``0 .. n_units - 1`` in Numba's threads.
+
+    The threads call machine code that is there already. A `prange` in every driver would have
+    LLVM compile each kernel three times more, 5 s of a first fit.
+    """
+    for unit in numba.prange(n_units):
+        _call(address, np.int64(unit), np.int64(unit) + 1, arguments)
 
 
 def kernel_view(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -303,3 +335,8 @@ def _cached(dispatcher: Any) -> Any:
     if hasattr(dispatcher, "_cache"):  # a plain function under NUMBA_DISABLE_JIT
         dispatcher._cache = _HardenedCache(dispatcher.py_func, dispatcher.targetoptions)
     return dispatcher
+
+
+#: ``launch(n_units, address, arguments)``, see `_launch`. Compiled once for each combination of
+#: types, in 0.3 s.
+launch = _cached(numba.njit(parallel=True, **_FLAGS)(_launch))

@@ -8,7 +8,7 @@ So the choice below is about speed and safety alone:
   process is under way (its threads have the cores already);
 - serially, where Numba's layer cannot be entered safely: GNU OpenMP kills or hangs a forked
   child, and the `workqueue` layer aborts the whole process on concurrent entry;
-- otherwise by the `prange` driver.
+- otherwise in Numba's threads.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import Any
 import joblib
 import numba
 from numba.np.ufunc import parallel as numba_parallel
+
+from fastsoftmax._jit import launch, machine_code
 
 #: Floating-point operations below which waking threads costs more than it saves: about 0.2 ms
 #: of one core, against 20 to 80 us for a launch.
@@ -87,46 +89,44 @@ def thread_limit(n_threads: int | None) -> Iterator[None]:
         _local.limit = before
 
 
-def sweep(
-    parallel: Callable[..., None],
-    serial: Callable[..., None],
-    n_blocks: int,
-    work: float,
-    *arguments: Any,
-) -> None:
-    """Run a kernel over blocks ``0 .. n_blocks - 1``.
+def sweep(driver: Callable[..., None], n_units: int, work: float, *arguments: Any) -> None:
+    """Run a kernel over units of work ``0 .. n_units - 1``.
 
     Parameters
     ----------
-    parallel, serial : callables
-        The two drivers, called as ``parallel(n_blocks, *arguments)`` or
-        ``serial(0, n_blocks, *arguments)``.
-    n_blocks : int
-        Number of blocks.
+    driver : callable
+        From `fastsoftmax._jit.driver`, called as ``driver(0, n_units, *arguments)``, or in several
+        threads with a unit each.
+    n_units : int
+        Number of units (blocks, chunks), each of which writes to memory of its own.
     work : float
         Floating-point operations of the whole sweep, for the choice.
     *arguments
-        What both drivers take besides.
+        What the driver takes besides: arrays and numbers.
     """
     if work < _SERIAL_WORK:  # first: counting threads takes 55 us
-        serial(0, n_blocks, *arguments)
+        driver(0, n_units, *arguments)
         return
-    n_threads = min(getattr(_local, "limit", None) or available_threads(), n_blocks)
+    n_threads = min(getattr(_local, "limit", None) or available_threads(), n_units)
     if n_threads <= 1 or not _layer_is_safe():
-        serial(0, n_blocks, *arguments)
+        driver(0, n_units, *arguments)
+        return
+    address = machine_code(driver, arguments)
+    if address is None:
+        driver(0, n_units, *arguments)
         return
     # One threaded sweep at a time: a second one would only oversubscribe the cores. Claiming
     # never blocks. An owner that is this very thread was interrupted between claim and release.
     this = threading.current_thread()
     owner = _sweeping.setdefault(0, this)
     if owner is not this and owner.is_alive():
-        serial(0, n_blocks, *arguments)
+        driver(0, n_units, *arguments)
         return
     _sweeping[0] = this
     before = numba.get_num_threads()
     try:
         numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
-        parallel(n_blocks, *arguments)
+        launch(n_units, address, arguments)
     finally:
         numba.set_num_threads(before)
         _sweeping.pop(0, None)

@@ -115,7 +115,7 @@ def softmax(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) 
     array([[0.5, 0.5],
            [1. , 0. ]])
     """
-    return _map_logits(rows.softmax_parallel, rows.softmax_serial, logits, axis, out)
+    return _map_logits(rows.softmax, logits, axis, out)
 
 
 def log_softmax(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
@@ -153,7 +153,7 @@ def log_softmax(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = No
     >>> print(log_softmax([0.0, 50.0]))
     [-5.00000000e+01 -1.92874985e-22]
     """
-    return _map_logits(rows.log_softmax_parallel, rows.log_softmax_serial, logits, axis, out)
+    return _map_logits(rows.log_softmax, logits, axis, out)
 
 
 def logsumexp(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Any:
@@ -198,7 +198,7 @@ def logsumexp(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None
     keeping = (*shape[:axis], 1, *shape[axis:])
     result = _Result(column, keeping, array.dtype, axis, (z,))
     buffer = result.buffer.reshape(-1)
-    _run(rows.logsumexp_parallel, rows.logsumexp_serial, z.shape, z.shape[1], z, buffer)
+    _run(rows.logsumexp, z.shape, z.shape[1], z, buffer)
     delivered = result.deliver()
     return out if out is not None else delivered.reshape(shape)[()]
 
@@ -344,7 +344,7 @@ def softmax_jacobian(
     shape = (n_samples, n_classes, n_classes)
     result = _Result(out, shape, p.dtype, -1, (p,))
     jacobian = result.buffer.reshape(shape)
-    _run(rows.jacobian_parallel, rows.jacobian_serial, p.shape, n_classes**2, p, jacobian)
+    _run(rows.jacobian, p.shape, n_classes**2, p, jacobian)
     return result.deliver()
 
 
@@ -398,8 +398,7 @@ def softmax_jvp(
     p_rows, u_rows = (_rows(x.astype(dtype, copy=False), axis) for x in (p, u))
     result = _Result(out, p.shape, dtype, axis, (p_rows, u_rows), alias=u_rows)
     _run(
-        rows.jacobian_product_parallel,
-        rows.jacobian_product_serial,
+        rows.jacobian_product,
         p_rows.shape,
         p_rows.shape[1],
         p_rows,
@@ -555,13 +554,11 @@ def softmax_cross_entropy_gradient(
 # --- From arguments to kernels ------------------------------------------------------------------
 
 
-def _map_logits(
-    parallel: Any, serial: Any, logits: npt.ArrayLike, axis: int, out: Array | None
-) -> Array:
+def _map_logits(driver: Any, logits: npt.ArrayLike, axis: int, out: Array | None) -> Array:
     array, axis = _logits(logits, axis)
     z = _rows(array, axis)
     result = _Result(out, array.shape, array.dtype, axis, (z,), alias=z)
-    _run(parallel, serial, z.shape, z.shape[1], z, result.buffer)
+    _run(driver, z.shape, z.shape[1], z, result.buffer)
     return result.deliver()
 
 
@@ -574,8 +571,8 @@ def _cross_entropy(
     want_gradient: bool,
 ) -> tuple[float, Array | None]:
     array, axis = _probabilities(probabilities, axis)
-    drivers = rows.cross_entropy_parallel, rows.cross_entropy_serial
-    return _loss(drivers, array, targets, sample_weight, axis, out, want_gradient)
+    driver = rows.cross_entropy
+    return _loss(driver, array, targets, sample_weight, axis, out, want_gradient)
 
 
 def _softmax_cross_entropy(
@@ -588,12 +585,12 @@ def _softmax_cross_entropy(
 ) -> tuple[float, Array | None]:
     array, axis = _logits(logits, axis)
     _check_two_dimensional(array, "logits")
-    drivers = rows.softmax_loss_parallel, rows.softmax_loss_serial
-    return _loss(drivers, array, targets, sample_weight, axis, out, want_gradient)
+    driver = rows.softmax_loss
+    return _loss(driver, array, targets, sample_weight, axis, out, want_gradient)
 
 
 def _loss(
-    drivers: tuple[Any, Any],
+    driver: Any,
     array: Array,
     targets: npt.ArrayLike,
     sample_weight: npt.ArrayLike | None,
@@ -613,15 +610,13 @@ def _loss(
         result = _Result(out, array.shape, x.dtype, axis, (x, soft, labels, weights), alias=x)
         buffer = result.buffer
     losses = np.zeros(-(-n_samples // rows.rows_per_block(n_classes)))
-    _run(*drivers, x.shape, n_classes, x, labels, soft, weights, buffer, losses)
+    _run(driver, x.shape, n_classes, x, labels, soft, weights, buffer, losses)
     with np.errstate(over="ignore"):
         loss = float(np.sum(losses))
     return loss, None if result is None else result.deliver()
 
 
-def _run(
-    parallel: Any, serial: Any, shape: tuple[int, ...], n_entries: int, *arguments: Any
-) -> None:
+def _run(driver: Any, shape: tuple[int, ...], n_entries: int, *arguments: Any) -> None:
     """Sweep a kernel over all rows, `n_entries` entries of work each; raise what it reports."""
     n_rows = shape[0]
     if n_rows == 0:
@@ -631,7 +626,7 @@ def _run(
     statuses = np.zeros(n_blocks, np.int64)
     work = _WORK * n_rows * n_entries
     with np.errstate(all="ignore"):  # only under NUMBA_DISABLE_JIT: compiled code never warns
-        sweep(parallel, serial, n_blocks, work, block_size, *arguments, statuses)
+        sweep(driver, n_blocks, work, block_size, *arguments, statuses)
     failed = statuses[statuses != rows.FINE]
     if failed.size:
         raise ValueError(_MESSAGES[int(failed[0])])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from reference import ulps
 
-from fastsoftmax._jit import block_kernel, serial_driver
+from fastsoftmax._jit import block_kernel, driver
 from fastsoftmax._kernels.exp import exp_nonpositive
 
 DTYPES = (np.float32, np.float64)
@@ -19,7 +19,7 @@ def _exp_of(x, out):
         out[k] = exp_nonpositive(x[k])
 
 
-@serial_driver
+@driver
 def _exp_driver(first, last, x, out):
     for _ in range(first, last):
         _exp_of(x, out)

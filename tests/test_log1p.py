@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from reference import ulps
 
-from fastsoftmax._jit import block_kernel, serial_driver
+from fastsoftmax._jit import block_kernel, driver
 from fastsoftmax._kernels.log1p import log1p_nonnegative
 
 DTYPES = (np.float32, np.float64)
@@ -20,7 +20,7 @@ def _log1p_of(x, out):
         out[k] = log1p_nonnegative(x[k])
 
 
-@serial_driver
+@driver
 def _log1p_driver(first, last, x, out):
     for _ in range(first, last):
         _log1p_of(x, out)

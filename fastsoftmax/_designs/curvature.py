@@ -55,10 +55,10 @@ def density(X: Array) -> float:
     return float(np.count_nonzero(rows)) / max(1, rows.size)
 
 
-def block(X: Array, probabilities: Array, weights: Array | None, n_rows: int) -> Block:
-    """Return a block from rows of X, their probabilities (n, n_classes) and scaled weights."""
-    P = np.ascontiguousarray(probabilities[:, -n_rows:].T, dtype=np.float64)
+def block(X: Array, probabilities: Array, weights: Array | None) -> Block:
+    """Return a block from rows of X, their probabilities (n_rows, n) and scaled weights."""
     w = np.ones(len(X)) if weights is None else weights.astype(np.float64)
+    P = np.ascontiguousarray(probabilities, dtype=np.float64)
     return Block(np.ascontiguousarray(X, dtype=np.float64), P, w)
 
 
@@ -150,8 +150,7 @@ class _DenseSums:
         """Add a block, with curvatures of shape (m, n)."""
         n_units, D, _ = self._grams.shape
         sweep(
-            kernels.weighted_grams_parallel,
-            kernels.weighted_grams_serial,
+            kernels.weighted_grams,
             n_units,
             1.0 * curvatures.size * D * D,
             kernel_view(X),
@@ -182,8 +181,7 @@ class _SparseSums:
     def add(self, X: Float64Array, curvatures: Float64Array) -> None:
         """Add a block, with curvatures of shape (m, n)."""
         sweep(
-            kernels.sparse_grams_parallel,
-            kernels.sparse_grams_serial,
+            kernels.sparse_grams,
             self._n_chunks,
             2.0 * curvatures.size * X.shape[1],
             kernel_view(X),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,10 @@ from fastsoftmax._kernels.tiles import STRIP_BYTES, padded_zeros
 from fastsoftmax._threads import sweep
 from fastsoftmax._validation import Targets, Weights
 
+_OVERFLOW = (
+    "X times the coefficients overflows: some logits are not finite. Scale X, for "
+    "example with sklearn.preprocessing.StandardScaler, and check coef_."
+)
 _MOST_LANES = 64
 #: Units of work of a sweep: enough for the threads of a large machine.
 _MOST_UNITS = 64
@@ -33,6 +37,13 @@ _GRADIENT_SHARE = 0.05
 #: than with eight times as many, on 5000 x 2000 x 20.
 _PANEL_BYTES = 2**22
 _LEAST_PANEL_BLOCKS = 32
+
+
+def _lanes_of_block(n_features: int, n_rows: int, itemsize: int) -> int:
+    n_lanes = _MOST_LANES
+    while n_lanes > 8 and n_lanes * (n_features + n_rows) * itemsize > _BLOCK_BYTES:
+        n_lanes //= 2
+    return n_lanes
 
 
 class _Partition:
@@ -57,9 +68,7 @@ class _Partition:
         self, n_samples: int, n_features: int, n_rows: int, itemsize: int, want_gradient: bool
     ) -> None:
         self.want_gradient = want_gradient
-        self.n_lanes = _MOST_LANES
-        while self.n_lanes > 8 and self.n_lanes * (n_features + n_rows) * itemsize > _BLOCK_BYTES:
-            self.n_lanes //= 2
+        self.n_lanes = _lanes_of_block(n_features, n_rows, itemsize)
         n_blocks = -(-n_samples // self.n_lanes)
         self.chunk_rows = -(-n_blocks // max(1, min(_MOST_UNITS, n_blocks))) * self.n_lanes
         self.n_units = -(-n_samples // self.chunk_rows) if n_samples else 0
@@ -77,7 +86,7 @@ class _Partition:
         strips = min(_MOST_UNITS, -(-n_features * itemsize // STRIP_BYTES))
         self.grid = (min(_MOST_UNITS // strips, -(-n_rows // 6)), strips)
 
-    def cuts(self, work: float) -> list[tuple[int, int, int]]:
+    def cuts(self, work: float) -> list[NDArray[np.int64]]:
         """Return ``(chunk_rows, part_start, part_rows)`` for each call that makes up a pass.
 
         A call cannot be interrupted; `work` operations of the whole pass are cut into calls of
@@ -85,9 +94,8 @@ class _Partition:
         """
         n_calls = max(1, math.ceil(work / _CALL_WORK))
         part_rows = max(1, -(-self.chunk_rows // n_calls // self.n_lanes)) * self.n_lanes
-        return [
-            (self.chunk_rows, start, part_rows) for start in range(0, self.chunk_rows, part_rows)
-        ]
+        starts = range(0, self.chunk_rows, part_rows)
+        return [np.array([self.chunk_rows, start, part_rows]) for start in starts]
 
     def lanes(self, dtype: np.dtype[Any], *sizes: int) -> tuple[Array, ...]:
         """Return uninitialised lanes for each unit, one array of them for each number of rows."""
@@ -134,7 +142,7 @@ class DenseDesign:
         losses = np.zeros(partition.n_units)
         gradient = self._sum_products(
             partition,
-            (kernels.loss_gradient_parallel, kernels.loss_gradient_serial),
+            kernels.loss_gradient,
             n_rows * (4.0 * self.n_features + 30.0),
             model=(pack(coef, intercept, self.dtype),),
             terms=(self._labels, self._soft, self._weights, self._offset),
@@ -157,7 +165,7 @@ class DenseDesign:
         known = np.empty((0, 0), self.dtype) if probabilities is None else probabilities
         return self._sum_products(
             partition,
-            (kernels.hessian_vector_parallel, kernels.hessian_vector_serial),
+            kernels.hessian_vector,
             n_rows * (6.0 * self.n_features + 30.0),
             model=(
                 pack(coef, intercept, self.dtype),
@@ -176,7 +184,7 @@ class DenseDesign:
     def _sum_products(
         self,
         partition: _Partition,
-        drivers: tuple[Any, Any],
+        driver: Callable[..., None],
         row_flops: float,
         *,
         model: tuple[Array, ...],
@@ -189,7 +197,7 @@ class DenseDesign:
         Parameters
         ----------
         partition : _Partition
-        drivers : (callable, callable)
+        driver : callable
             Of a kernel that computes residuals and multiplies them by X, in `row_flops`
             operations per row of X.
         model, terms, scratch : tuple of ndarrays
@@ -204,26 +212,21 @@ class DenseDesign:
             sums, partial = self._accumulators(n_sums, n_rows)
             work = self.n_samples * row_flops
             for cut in partition.cuts(work):
-                sweep(
-                    *(*drivers, partition.n_units, work, self._X),
-                    *(*model, *terms, cut, *scratch, partial, sums),
-                )
+                parts = (self._X, *model, *terms, cut, *scratch, partial, sums)
+                sweep(driver, partition.n_units, work, *parts)
             return sums.sum(axis=0)[:, :size]
         sums, partial = self._accumulators(1, n_rows)
         none = (np.empty((0, 0, 0), self.dtype), np.empty((0, 0, 0)))
-        one_block = (partition.n_lanes, 0, partition.n_lanes)
+        one_block = np.array([partition.n_lanes, 0, partition.n_lanes])
         for start in range(0, self.n_samples, partition.panel_rows):
             rows = slice(start, start + partition.panel_rows)
             X = self._X[rows]
             n_blocks = -(-len(X) // partition.n_lanes)
+            panel = (X, *model, *(term[rows] for term in terms), one_block)
+            sweep(driver, n_blocks, len(X) * row_flops, *panel, *scratch, *none)
             sweep(
-                *(*drivers, n_blocks, len(X) * row_flops, X, *model),
-                *(*(term[rows] for term in terms), one_block, *scratch, *none),
-            )
-            grid, work = partition.grid, 2.0 * X.size * n_rows
-            sweep(
-                *(kernels.products_parallel, kernels.products_serial, grid[0] * grid[1], work),
-                *(X, scratch[0], grid, partial[0]),
+                *(kernels.products, math.prod(partition.grid), 2.0 * X.size * n_rows),
+                *(X, scratch[0], np.array(partition.grid), partial[0]),
             )
             if partial is not sums:
                 sums += partial
@@ -280,9 +283,9 @@ class DenseDesign:
         for rows in curvature.row_slices(self.n_samples, self.n_features, coef.shape[0], step):
             X = np.ascontiguousarray(self._X[rows])
             offset = self._offset[rows] if self._offset.size else None
-            P = predict(X, coef, intercept, Response.PROBABILITIES, offset)
+            P = _probabilities_by_class(X, coef, intercept, offset)
             weights = self._weights[rows] if self._weights.size else None
-            yield curvature.block(X, P, weights, coef.shape[0])
+            yield curvature.block(X, P, weights)
 
 
 def pack(coef: Array, intercept: Array, dtype: np.dtype[Any]) -> Array:
@@ -292,6 +295,36 @@ def pack(coef: Array, intercept: Array, dtype: np.dtype[Any]) -> Array:
     params[:, :n_features] = coef
     params[:, n_features] = intercept
     return kernel_view(params)
+
+
+def _probabilities_by_class(
+    X: Array, coef: Float64Array, intercept: Float64Array, offset: Array | None
+) -> Array:
+    """Return the probabilities of logit rows at some rows of X, shape (n_rows, n_samples).
+
+    They are the residuals for targets that are class 0 throughout, but for a 1. So a fit needs no
+    other kernel than its own; that of `predict` takes 2.5 s to compile.
+    """
+    n_samples, n_rows = len(X), coef.shape[0]
+    n_lanes = _lanes_of_block(X.shape[1], n_rows, X.dtype.itemsize)
+    n_blocks = -(-n_samples // n_lanes)
+    residual = np.empty((n_blocks, n_rows, n_lanes), X.dtype)
+    lanes = np.empty((n_blocks, N_LANE_ROWS, n_lanes), X.dtype)
+    labels = kernel_view(np.zeros(n_samples, np.int32))
+    no_soft, no_weights = (kernel_view(np.empty(shape, X.dtype)) for shape in ((0, 0), 0))
+    no_sums = (np.empty((0, 0, 0), X.dtype), np.empty((0, 0, 0)))
+    sweep(
+        *(kernels.loss_gradient, n_blocks, 2.0 * X.size * n_rows),
+        *(kernel_view(X), pack(coef, intercept, X.dtype), labels, no_soft, no_weights),
+        *(no_soft if offset is None else kernel_view(offset), np.array([n_lanes, 0, n_lanes])),
+        *(residual, lanes, np.zeros(n_blocks), *no_sums),
+    )
+    P = residual.swapaxes(0, 1).reshape(n_rows, -1)[:, :n_samples]
+    if n_rows > 1:
+        P[0] += 1
+    if not np.all(np.isfinite(P)):
+        raise ValueError(_OVERFLOW)
+    return P
 
 
 def predict(
@@ -322,16 +355,12 @@ def predict(
         kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset),
     )
     (scratch,) = partition.lanes(X.dtype, n_rows + N_LANE_ROWS)
-    drivers = (predict_kernels.predict_parallel, predict_kernels.predict_serial)
     work = n_samples * n_rows * (2.0 * n_features + 30.0)
     for cut in partition.cuts(work):
         sweep(
-            *(*drivers, partition.n_units, work),
+            *(predict_kernels.predict, partition.n_units, work),
             *(*model, int(response), cut, scratch, statuses, out, labels),
         )
     if np.count_nonzero(statuses):
-        raise ValueError(
-            "X times the coefficients overflows: some logits are not finite. Scale X, for "
-            "example with sklearn.preprocessing.StandardScaler, and check coef_."
-        )
+        raise ValueError(_OVERFLOW)
     return labels if want_labels else out

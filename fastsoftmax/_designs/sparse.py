@@ -113,8 +113,7 @@ class SparseDesign:
         block_size = kernels.rows_per_block(residual.shape[1])
         losses = np.zeros(-(-self.n_samples // block_size))
         sweep(
-            kernels.residual_rows_parallel,
-            kernels.residual_rows_serial,
+            kernels.residual_rows,
             len(losses),
             30.0 * residual.size,
             block_size,
@@ -151,7 +150,7 @@ class SparseDesign:
             X = self._X[rows]
             P = self._probabilities(X, coef, intercept, rows)
             weights = self._weights[rows] if self._weights.size else None
-            yield curvature.block(X.toarray(), P, weights, coef.shape[0])
+            yield curvature.block(X.toarray(), np.ascontiguousarray(P.T), weights)
 
 
 def _logits(X: Any, coef: Array, intercept: Array) -> Array:

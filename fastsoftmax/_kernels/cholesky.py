@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from fastsoftmax._jit import Array, block_kernel, serial_driver
+from fastsoftmax._jit import Array, block_kernel, driver
 
 
 @block_kernel
@@ -66,7 +66,7 @@ def _finish_tile(a: Array, i: int, j: int, dots: Array) -> bool:
 _PANEL = 16
 
 
-@serial_driver
+@driver
 def factor(first: int, last: int, a: Array, scratch: Array, status: Array) -> None:
     """Overwrite the lower triangle of ``a`` by L with ``L Lᵀ = a``, in tiles of 4 x 4.
 
@@ -97,7 +97,7 @@ def _subtract(x: Array, scale: float, row: Array, n: int) -> None:
         x[k] -= scale * row[k]
 
 
-@serial_driver
+@driver
 def solve(first: int, last: int, a: Array, x: Array) -> None:
     """Overwrite the rows ``first`` to ``last`` of ``x`` (m, n) by solutions of ``L Lᵀ x = b``."""
     n = x.shape[1]

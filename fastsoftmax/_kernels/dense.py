@@ -30,10 +30,7 @@ Conventions
 
 from __future__ import annotations
 
-import numpy as np
-from numba import prange
-
-from fastsoftmax._jit import Array, block_kernel, parallel_driver, serial_driver
+from fastsoftmax._jit import Array, block_kernel, driver
 from fastsoftmax._kernels.lanes import (
     OWN,
     SCALE,
@@ -126,7 +123,7 @@ def _clear(rows: Array) -> None:
 @block_kernel
 def _loss_gradient_chunk(
     c: Array, X: Array, params: Array, labels: Array, soft: Array, weights: Array, offset: Array,
-    cut: tuple[int, int, int], logits: Array, lanes: Array, losses: Array, partial: Array,
+    cut: Array, logits: Array, lanes: Array, losses: Array, partial: Array,
     gradients: Array,
 ) -> None:  # fmt: skip
     """Add the sums of a part of chunk `c` to ``losses[c]`` and ``gradients[c]``.
@@ -138,7 +135,7 @@ def _loss_gradient_chunk(
     n_lanes = logits.shape[2]
     want_gradient = gradients.shape[0] > 0
     must_flush = want_gradient and partial.itemsize < gradients.itemsize
-    chunk_rows, part_start, part_rows = cut
+    chunk_rows, part_start, part_rows = cut[0], cut[1], cut[2]
     start = c * chunk_rows + part_start
     stop = min(start + part_rows, (c + 1) * chunk_rows, X.shape[0])
     loss = 0.0
@@ -160,8 +157,8 @@ def _loss_gradient_chunk(
     losses[c] += loss
 
 
-@serial_driver
-def loss_gradient_serial(
+@driver
+def loss_gradient(
     first, last, X, params, labels, soft, weights, offset, cut, logits, lanes, losses, partial,
     gradients,
 ):  # fmt: skip
@@ -172,25 +169,13 @@ def loss_gradient_serial(
         )  # fmt: skip
 
 
-@parallel_driver
-def loss_gradient_parallel(
-    n_chunks, X, params, labels, soft, weights, offset, cut, logits, lanes, losses, partial,
-    gradients,
-):  # fmt: skip
-    for c in prange(n_chunks):
-        _loss_gradient_chunk(
-            np.int64(c), X, params, labels, soft, weights, offset, cut, logits, lanes, losses,
-            partial, gradients,
-        )  # fmt: skip
-
-
 # --- Hessian-vector product -----------------------------------------------------------------------
 
 
 @block_kernel
 def _hessian_vector_chunk(
     c: Array, X: Array, params: Array, direction: Array, known: Array, weights: Array,
-    offset: Array, cut: tuple[int, int, int], slopes: Array, lanes: Array, logits: Array,
+    offset: Array, cut: Array, slopes: Array, lanes: Array, logits: Array,
     partial: Array, products: Array,
 ) -> None:  # fmt: skip
     """Add a part of chunk `c` of ``Hv = Tᵀ [X, 1]`` to ``products[c]``, as for the gradient.
@@ -200,7 +185,7 @@ def _hessian_vector_chunk(
     n_lanes = logits.shape[2]
     want_product = products.shape[0] > 0
     must_flush = want_product and partial.itemsize < products.itemsize
-    chunk_rows, part_start, part_rows = cut
+    chunk_rows, part_start, part_rows = cut[0], cut[1], cut[2]
     start = c * chunk_rows + part_start
     stop = min(start + part_rows, (c + 1) * chunk_rows, X.shape[0])
     n_pending = 0
@@ -221,8 +206,8 @@ def _hessian_vector_chunk(
             n_pending = 0
 
 
-@serial_driver
-def hessian_vector_serial(
+@driver
+def hessian_vector(
     first, last, X, params, direction, known, weights, offset, cut, slopes, lanes, logits,
     partial, products,
 ):  # fmt: skip
@@ -233,25 +218,11 @@ def hessian_vector_serial(
         )  # fmt: skip
 
 
-@parallel_driver
-def hessian_vector_parallel(
-    n_chunks, X, params, direction, known, weights, offset, cut, slopes, lanes, logits, partial,
-    products,
-):  # fmt: skip
-    for c in prange(n_chunks):
-        _hessian_vector_chunk(
-            np.int64(c), X, params, direction, known, weights, offset, cut, slopes, lanes, logits,
-            partial, products,
-        )  # fmt: skip
-
-
 # --- Residuals times X, where a gradient per chunk is too much ------------------------------------
 
 
 @block_kernel
-def _product_part(
-    u: Array, X: Array, residual: Array, grid: tuple[int, int], gradient: Array
-) -> None:
+def _product_part(u: Array, X: Array, residual: Array, grid: Array, gradient: Array) -> None:
     """Add a part of ``Rᵀ [X, 1]`` to `gradient`; ``residual[b]`` is that of the b-th block.
 
     Part `u` of ``grid = (parts of the classes, parts of the features)``, which no other owns.
@@ -272,13 +243,7 @@ def _product_part(
             add_row_sums(R, n, rows, gradient, n_features)
 
 
-@serial_driver
-def products_serial(first, last, X, residual, grid, gradient):
+@driver
+def products(first, last, X, residual, grid, gradient):
     for u in range(first, last):
         _product_part(u, X, residual, grid, gradient)
-
-
-@parallel_driver
-def products_parallel(n_parts, X, residual, grid, gradient):
-    for u in prange(n_parts):
-        _product_part(np.int64(u), X, residual, grid, gradient)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numba import prange
-
-from fastsoftmax._jit import Array, block_kernel, parallel_driver, serial_driver
+from fastsoftmax._jit import Array, block_kernel, driver
 from fastsoftmax._kernels.tiles import STRIP_BYTES, add_row_sums, backward_part
 
 
@@ -41,16 +38,10 @@ def _gram_unit(
         add_row_sums(rows, n, (n_features, n_features + 1), grams[u], n_features)
 
 
-@serial_driver
-def weighted_grams_serial(first, last, X, curvatures, n_chunks, scaled, grams):
+@driver
+def weighted_grams(first, last, X, curvatures, n_chunks, scaled, grams):
     for u in range(first, last):
         _gram_unit(u, X, curvatures, n_chunks, scaled, grams)
-
-
-@parallel_driver
-def weighted_grams_parallel(n_units, X, curvatures, n_chunks, scaled, grams):
-    for u in prange(n_units):
-        _gram_unit(np.int64(u), X, curvatures, n_chunks, scaled, grams)
 
 
 # --- All pairs of classes at once, for rows that are mostly zeros ---------------------------------
@@ -93,13 +84,7 @@ def _sparse_gram_chunk(
                     sums[k] += product * curvature[k]
 
 
-@serial_driver
-def sparse_grams_serial(first, last, X, curvatures, n_chunks, columns, values, grams):
+@driver
+def sparse_grams(first, last, X, curvatures, n_chunks, columns, values, grams):
     for c in range(first, last):
         _sparse_gram_chunk(c, X, curvatures, n_chunks, columns, values, grams)
-
-
-@parallel_driver
-def sparse_grams_parallel(n_units, X, curvatures, n_chunks, columns, values, grams):
-    for c in prange(n_units):
-        _sparse_gram_chunk(np.int64(c), X, curvatures, n_chunks, columns, values, grams)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from numba import prange
-
-from fastsoftmax._jit import Array, block_kernel, parallel_driver, serial_driver
+from fastsoftmax._jit import Array, block_kernel, driver
 from fastsoftmax._kernels.exp import exp_nonpositive
 from fastsoftmax._kernels.lanes import OWN, PEAK, REST, add_offset, probabilities
 from fastsoftmax._kernels.log1p import log1p_nonnegative
@@ -134,7 +131,7 @@ def _predict_chunk(
     """
     n_samples, n_rows, n_lanes = X.shape[0], params.shape[0], scratch.shape[2]
     Z, lanes = scratch[c, :n_rows], scratch[c, n_rows:]
-    chunk_rows, part_start, part_rows = cut
+    chunk_rows, part_start, part_rows = cut[0], cut[1], cut[2]
     start = c * chunk_rows + part_start
     stop = min(start + part_rows, (c + 1) * chunk_rows, n_samples)
     for first in range(start, stop, n_lanes):
@@ -161,22 +158,11 @@ def _predict_chunk(
         _transpose(Z, n, out[first : first + n])
 
 
-@serial_driver
-def predict_serial(
+@driver
+def predict(
     first, last, X, params, offset, response, cut, scratch, statuses, out, labels,
 ):  # fmt: skip
     for c in range(first, last):
         _predict_chunk(
             c, X, params, offset, response, cut, scratch, statuses, out, labels,
-        )  # fmt: skip
-
-
-@parallel_driver
-def predict_parallel(
-    n_chunks, X, params, offset, response, cut, scratch, statuses, out, labels,
-):  # fmt: skip
-    for c in prange(n_chunks):
-        _predict_chunk(
-            np.int64(c), X, params, offset, response, cut, scratch, statuses, out,
-            labels,
         )  # fmt: skip

@@ -22,9 +22,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import prange
 
-from fastsoftmax._jit import block_kernel, exact_kernel, parallel_driver, serial_driver
+from fastsoftmax._jit import block_kernel, driver, exact_kernel
 from fastsoftmax._kernels.exp import exp_nonpositive
 
 #: Codes for `statuses`.
@@ -223,22 +222,13 @@ def _softmax_block(
             row[k] *= inverse
 
 
-@serial_driver
-def softmax_serial(
+@driver
+def softmax(
     first: Any, last: Any, block_size: Any, logits: Any, probabilities: Any, statuses: Any
 ) -> None:
     """Run eq. 1 over blocks ``first .. last - 1``; `probabilities` may be the logits' memory."""
     for block in range(first, last):
         _softmax_block(block, block_size, logits, probabilities, statuses)
-
-
-@parallel_driver
-def softmax_parallel(
-    n_blocks: Any, block_size: Any, logits: Any, probabilities: Any, statuses: Any
-) -> None:
-    """Run eq. 1 over all blocks in threads."""
-    for block in prange(n_blocks):
-        _softmax_block(np.int64(block), block_size, logits, probabilities, statuses)
 
 
 @block_kernel
@@ -269,22 +259,13 @@ def _log_softmax_block(
             row[k] = _log_probability(source[k], greatest, log_mass)
 
 
-@serial_driver
-def log_softmax_serial(
+@driver
+def log_softmax(
     first: Any, last: Any, block_size: Any, logits: Any, log_probabilities: Any, statuses: Any
 ) -> None:
     """Run the logarithm of eq. 1; `log_probabilities` may be the logits' memory."""
     for block in range(first, last):
         _log_softmax_block(block, block_size, logits, log_probabilities, statuses)
-
-
-@parallel_driver
-def log_softmax_parallel(
-    n_blocks: Any, block_size: Any, logits: Any, log_probabilities: Any, statuses: Any
-) -> None:
-    """Run the logarithm of eq. 1 over all blocks in threads."""
-    for block in prange(n_blocks):
-        _log_softmax_block(np.int64(block), block_size, logits, log_probabilities, statuses)
 
 
 @block_kernel
@@ -298,22 +279,11 @@ def _logsumexp_block(block: Any, block_size: Any, logits: Any, out: Any, statuse
         out[first + j] = np.float64(greatest) + math.log1p(rest)
 
 
-@serial_driver
-def logsumexp_serial(
-    first: Any, last: Any, block_size: Any, logits: Any, out: Any, statuses: Any
-) -> None:
+@driver
+def logsumexp(first: Any, last: Any, block_size: Any, logits: Any, out: Any, statuses: Any) -> None:
     """Write the logarithm of eq. 1's denominator to `out`, ``(n_samples,)``."""
     for block in range(first, last):
         _logsumexp_block(block, block_size, logits, out, statuses)
-
-
-@parallel_driver
-def logsumexp_parallel(
-    n_blocks: Any, block_size: Any, logits: Any, out: Any, statuses: Any
-) -> None:
-    """Write the logarithm of eq. 1's denominator to `out`, in threads."""
-    for block in prange(n_blocks):
-        _logsumexp_block(np.int64(block), block_size, logits, out, statuses)
 
 
 # --- Equations 2 to 4: cross-entropy of given probabilities ---------------------------------------
@@ -385,8 +355,8 @@ def _cross_entropy_block(
     losses[block] = total
 
 
-@serial_driver
-def cross_entropy_serial(
+@driver
+def cross_entropy(
     first: Any,
     last: Any,
     block_size: Any,
@@ -405,33 +375,6 @@ def cross_entropy_serial(
     for block in range(first, last):
         _cross_entropy_block(
             block, block_size, probabilities, labels, soft, weights, gradient, losses, statuses
-        )
-
-
-@parallel_driver
-def cross_entropy_parallel(
-    n_blocks: Any,
-    block_size: Any,
-    probabilities: Any,
-    labels: Any,
-    soft: Any,
-    weights: Any,
-    gradient: Any,
-    losses: Any,
-    statuses: Any,
-) -> None:
-    """Run eq. 4 or eq. 2 over all blocks in threads."""
-    for block in prange(n_blocks):
-        _cross_entropy_block(
-            np.int64(block),
-            block_size,
-            probabilities,
-            labels,
-            soft,
-            weights,
-            gradient,
-            losses,
-            statuses,
         )
 
 
@@ -457,22 +400,13 @@ def _jacobian_block(
             line[a] = p * (one - p)  # A - A**2 with an exact difference where A is near 1
 
 
-@serial_driver
-def jacobian_serial(
+@driver
+def jacobian(
     first: Any, last: Any, block_size: Any, probabilities: Any, jacobian: Any, statuses: Any
 ) -> None:
     """Write eq. 5 to `jacobian`, ``(n_samples, n_classes, n_classes)``."""
     for block in range(first, last):
         _jacobian_block(block, block_size, probabilities, jacobian, statuses)
-
-
-@parallel_driver
-def jacobian_parallel(
-    n_blocks: Any, block_size: Any, probabilities: Any, jacobian: Any, statuses: Any
-) -> None:
-    """Write eq. 5 to `jacobian`, in threads."""
-    for block in prange(n_blocks):
-        _jacobian_block(np.int64(block), block_size, probabilities, jacobian, statuses)
 
 
 @exact_kernel
@@ -505,8 +439,8 @@ def _jacobian_product_block(
             row[k] = _times_deviation(p[k], u[k], half_mean)
 
 
-@serial_driver
-def jacobian_product_serial(
+@driver
+def jacobian_product(
     first: Any,
     last: Any,
     block_size: Any,
@@ -518,17 +452,6 @@ def jacobian_product_serial(
     """Write eq. 5 times `direction` to `out`, which may be the direction's memory."""
     for block in range(first, last):
         _jacobian_product_block(block, block_size, probabilities, direction, out, statuses)
-
-
-@parallel_driver
-def jacobian_product_parallel(
-    n_blocks: Any, block_size: Any, probabilities: Any, direction: Any, out: Any, statuses: Any
-) -> None:
-    """Write eq. 5 times `direction` to `out`, in threads."""
-    for block in prange(n_blocks):
-        _jacobian_product_block(
-            np.int64(block), block_size, probabilities, direction, out, statuses
-        )
 
 
 # --- Equation 6: loss and residual of logits ------------------------------------------------------
@@ -643,8 +566,8 @@ def _softmax_loss_block(
     losses[block] = total
 
 
-@serial_driver
-def softmax_loss_serial(
+@driver
+def softmax_loss(
     first: Any,
     last: Any,
     block_size: Any,
@@ -663,25 +586,6 @@ def softmax_loss_serial(
     for block in range(first, last):
         _softmax_loss_block(
             block, block_size, logits, labels, soft, weights, residual, losses, statuses
-        )
-
-
-@parallel_driver
-def softmax_loss_parallel(
-    n_blocks: Any,
-    block_size: Any,
-    logits: Any,
-    labels: Any,
-    soft: Any,
-    weights: Any,
-    residual: Any,
-    losses: Any,
-    statuses: Any,
-) -> None:
-    """Write losses, and eq. 6 if there is a `residual`, over all blocks in threads."""
-    for block in prange(n_blocks):
-        _softmax_loss_block(
-            np.int64(block), block_size, logits, labels, soft, weights, residual, losses, statuses
         )
 
 
@@ -740,8 +644,8 @@ def _residual_block(
     losses[block] = total
 
 
-@serial_driver
-def residual_rows_serial(
+@driver
+def residual_rows(
     first: Any,
     last: Any,
     block_size: Any,
@@ -783,19 +687,3 @@ def residual_rows_serial(
     """
     for block in range(first, last):
         _residual_block(block, block_size, logits, labels, soft, weights, offset, losses)
-
-
-@parallel_driver
-def residual_rows_parallel(
-    n_blocks: Any,
-    block_size: Any,
-    logits: Any,
-    labels: Any,
-    soft: Any,
-    weights: Any,
-    offset: Any,
-    losses: Any,
-) -> None:
-    """Do what `residual_rows_serial` does, over all blocks, in threads."""
-    for block in prange(n_blocks):
-        _residual_block(np.int64(block), block_size, logits, labels, soft, weights, offset, losses)
