@@ -34,7 +34,7 @@ INSIDE = {
 #: What they may import from elsewhere, besides the standard library.
 OUTSIDE = {
     "_jit": {"llvmlite", "numba", "numpy"},
-    "_threads": {"joblib", "numba"},
+    "_threads": {"joblib", "numba", "numpy"},
     "_validation": {"numpy", "scipy", "sklearn"},
     "_kernels": {"numba", "numpy"},
     "_linalg": {"numpy"},
@@ -50,7 +50,7 @@ OUTSIDE = {
 }
 
 #: Kernels may take from Numba what they are written in, never a decorator.
-KERNELS_FROM_NUMBA = {"prange", "types", "overload"}
+KERNELS_FROM_NUMBA = {"get_thread_id", "prange", "types", "overload"}
 #: ... and from the standard library.
 KERNELS_STANDARD = {"__future__", "math", "typing"}
 

@@ -1,0 +1,516 @@
+"""Softmax, its logarithm and its losses on arrays of any size (eq. 1 and 6 on given logits).
+
+An array is ``(n_outer, n_classes, n_inner)`` in C order: ``n_inner`` is 1 where the class axis is
+the last one. All is done in *tiles*, which one core holds in its cache: ``tile[step, lane]`` in
+scratch memory, such that maximum, exponential and sum run along the lanes as vector code. There
+are three ways to fill a tile (`plan`):
+
+- rows: `n_lanes` rows, transposed, one lane each and one class per step;
+- columns: `n_lanes` neighbours along the inner axis, one class per step;
+- folded: one long row, cut into steps of `n_lanes` classes, the last filled up with ``-inf``. The
+  lanes' maxima and sums are then combined.
+
+So an element is read once and written once. A row beyond `LONGEST` entries is cut into segments
+of fixed size; their maxima and sums come from a first read, the result from a second
+(`segments_serial`, `map_serial`), and threads share one row.
+
+Conventions: as in `fastsoftmax._kernels.rows`. Drivers take `geometry`, an int64 array
+``(n_tiles, tiles_per_block, n_steps, n_lanes)``, and `scratch`, one row per thread.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import get_thread_id, prange
+
+from fastsoftmax._jit import block_kernel, exact_kernel, parallel_driver, serial_driver
+from fastsoftmax._kernels.exp import exp_of_difference
+from fastsoftmax._kernels.log1p import log1p_nonnegative
+from fastsoftmax._kernels.rows import (
+    ALL_MINUS_INFINITY,
+    FINE,
+    HAS_NAN,
+    HAS_PLUS_INFINITY,
+    log_probability,
+)
+
+#: A row of more entries is folded: transposing costs more than combining lanes.
+_WIDEST = 256
+
+#: A row of more entries is cut. Half an L2 cache of 1 MB, in float64.
+LONGEST = 65536
+SEGMENT = 16384
+
+#: Lanes of a folded tile: a vector of the widest kind, or two.
+_FOLDED_LANES = 32
+
+#: A tile of rows should fill half of an L1 cache: lines at its stride evict each other.
+_TILE_BYTES = 16384
+
+#: Entries of a block: some 20 us of one core.
+_BLOCK_ENTRIES = 16384
+
+# What the maps write.
+SOFTMAX, LOG_SOFTMAX, LOGSUMEXP = range(3)
+
+# Rows of the lanes' scratch.
+_PEAK, _TOTAL, _ERROR, _TOPS = range(4)
+_N_LANE_ROWS = 4
+
+#: Entries of scratch for `measure_serial`.
+SEGMENT_SCRATCH = SEGMENT + _N_LANE_ROWS * _FOLDED_LANES
+
+
+def plan(shape: tuple[int, ...], itemsize: int) -> tuple[Any, int]:
+    """Return the geometry of a sweep, and how many entries of scratch a thread needs."""
+    n_outer, n_classes, n_inner = shape
+    if n_inner == 1 and n_classes > _WIDEST:
+        n_lanes, n_tiles = _FOLDED_LANES, n_outer
+        n_steps = -(-n_classes // n_lanes)
+    else:
+        n_lanes = 16
+        while n_lanes < 64 and 2 * n_lanes * n_classes * itemsize <= _TILE_BYTES:
+            n_lanes *= 2
+        n_steps = n_classes
+        n_tiles = -(-n_outer // n_lanes) if n_inner == 1 else n_outer * -(-n_inner // n_lanes)
+    tiles_per_block = max(1, _BLOCK_ENTRIES // (n_steps * n_lanes))
+    geometry = np.array([n_tiles, tiles_per_block, n_steps, n_lanes], np.int64)
+    return geometry, (n_steps + _N_LANE_ROWS) * n_lanes
+
+
+def takes_columns(n_classes: int, n_inner: int) -> bool:
+    """Tell whether tiles of classes along a middle axis stay small, or there is no inner axis."""
+    return n_inner == 1 or n_classes <= _WIDEST
+
+
+# --- A tile ---------------------------------------------------------------------------------------
+
+
+@block_kernel
+def _load_rows(rows: Any, tile: Any) -> None:
+    """Transpose rows; the other lanes become 0.
+
+    One cycle an element where the tile fits L1, if memory is read along the rows.
+    """
+    zero = tile.dtype.type(0)
+    for j in range(rows.shape[0]):
+        row = rows[j]
+        for k in range(tile.shape[0]):
+            tile[k, j] = row[k]
+    for j in range(rows.shape[0], tile.shape[1]):
+        for k in range(tile.shape[0]):
+            tile[k, j] = zero
+
+
+@block_kernel
+def _load_columns(block: Any, first: Any, n: Any, tile: Any) -> None:
+    zero = tile.dtype.type(0)
+    for k in range(tile.shape[0]):
+        line = tile[k]
+        source = block[k, first : first + n]
+        for i in range(n):
+            line[i] = source[i]
+        for i in range(n, tile.shape[1]):
+            line[i] = zero
+
+
+@block_kernel
+def _load_folded(row: Any, tile: Any) -> None:
+    flat = tile.reshape(-1)
+    for k in range(row.size):
+        flat[k] = row[k]
+    for k in range(row.size, flat.size):
+        flat[k] = -np.inf
+
+
+@block_kernel
+def _peaks(tile: Any, peak: Any) -> None:
+    """Write the maximum of each lane; a NaN is passed over."""
+    n_lanes = tile.shape[1]
+    for i in range(n_lanes):
+        peak[i] = -np.inf
+    n_fours = tile.shape[0] // 4
+    for four in range(n_fours):
+        a, b, c, d = tile[4 * four], tile[4 * four + 1], tile[4 * four + 2], tile[4 * four + 3]
+        for i in range(n_lanes):
+            ab = a[i] if a[i] > peak[i] else peak[i]
+            ab = b[i] if b[i] > ab else ab
+            ab = c[i] if c[i] > ab else ab
+            peak[i] = d[i] if d[i] > ab else ab
+    for k in range(4 * n_fours, tile.shape[0]):
+        a = tile[k]
+        for i in range(n_lanes):
+            peak[i] = a[i] if a[i] > peak[i] else peak[i]
+
+
+@block_kernel
+def _unite_peaks(peak: Any) -> None:
+    """Give all lanes of a folded row its maximum."""
+    half = peak.size // 2
+    while half > 0:
+        for i in range(half):
+            peak[i] = peak[half + i] if peak[half + i] > peak[i] else peak[i]
+        half //= 2
+    for i in range(1, peak.size):
+        peak[i] = peak[0]
+
+
+@block_kernel
+def _exponentials(tile: Any, peak: Any) -> None:
+    """Overwrite the tile by ``exp(z - peak)``."""
+    for k in range(tile.shape[0]):
+        row = tile[k]
+        for i in range(tile.shape[1]):
+            row[i] = exp_of_difference(row[i], peak[i])
+
+
+@block_kernel
+def _folded_exponentials(flat: Any, greatest: Any) -> None:
+    for k in range(flat.size):
+        flat[k] = exp_of_difference(flat[k], greatest)
+
+
+@exact_kernel
+def _add_compensated(total: Any, error: Any, x: Any) -> Any:
+    """Return the rounded ``total + x``, and `error` plus what the rounding lost (two-sum)."""
+    new = total + x
+    back = new - total
+    return new, error + ((total - (new - back)) + (x - back))
+
+
+@exact_kernel
+def _add_four(total: Any, error: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Add four terms, themselves summed pairwise; reassociation would sum them in a row."""
+    return _add_compensated(total, error, (a + b) + (c + d))
+
+
+@block_kernel
+def _sums(tile: Any, total: Any, error: Any) -> None:
+    """Sum the lanes: four terms pairwise, then compensated. So K = 1e5 rounds like K = 4."""
+    n_lanes = tile.shape[1]
+    zero = tile.dtype.type(0)
+    for i in range(n_lanes):
+        total[i] = zero
+        error[i] = zero
+    n_fours = tile.shape[0] // 4
+    for four in range(n_fours):
+        t = tile[4 * four : 4 * four + 4]
+        for i in range(n_lanes):
+            total[i], error[i] = _add_four(total[i], error[i], t[0, i], t[1, i], t[2, i], t[3, i])
+    for k in range(4 * n_fours, tile.shape[0]):
+        row = tile[k]
+        for i in range(n_lanes):
+            total[i], error[i] = _add_compensated(total[i], error[i], row[i])
+
+
+@block_kernel
+def _set_tops_aside(tile: Any, tops: Any) -> None:
+    """Count the exponentials of 1 in each lane, those of greatest logits; overwrite them by 0."""
+    one, zero = tile.dtype.type(1), tile.dtype.type(0)
+    for i in range(tile.shape[1]):
+        tops[i] = zero
+    n_fours = tile.shape[0] // 4
+    for four in range(n_fours):
+        t = tile[4 * four : 4 * four + 4]
+        for i in range(tile.shape[1]):
+            a, b, c, d = t[0, i], t[1, i], t[2, i], t[3, i]
+            ab = (one if a >= one else zero) + (one if b >= one else zero)
+            tops[i] += ab + ((one if c >= one else zero) + (one if d >= one else zero))
+            t[0, i] = zero if a >= one else a
+            t[1, i] = zero if b >= one else b
+            t[2, i] = zero if c >= one else c
+            t[3, i] = zero if d >= one else d
+    for k in range(4 * n_fours, tile.shape[0]):
+        row = tile[k]
+        for i in range(tile.shape[1]):
+            tops[i] += one if row[i] >= one else zero
+            row[i] = zero if row[i] >= one else row[i]
+
+
+@exact_kernel
+def _plus_all_but_one(below: Any, tops: Any) -> Any:
+    """Return ``below + (tops - 1)``, safe from reassociation: `below` may be tiny."""
+    return below + (tops - np.float32(1))  # in either dtype
+
+
+@block_kernel
+def _unite_sums(total: Any, error: Any) -> None:
+    """Add the lanes' sums into lane 0 and from there into all, again compensated."""
+    half = total.size // 2
+    while half > 0:
+        for i in range(half):
+            both = error[i] + error[half + i]
+            total[i], error[i] = _add_compensated(total[i], both, total[half + i])
+        half //= 2
+    for i in range(1, total.size):
+        total[i] = total[0]
+        error[i] = error[0]
+
+
+@block_kernel
+def _status_of_peaks(tile: Any, n: Any, peak: Any) -> Any:
+    n_bad = np.int64(0)
+    for i in range(n):
+        n_bad += np.int64(not (peak[i] > -np.inf and peak[i] < np.inf))
+    if n_bad == 0:
+        return FINE  # NaN entries show in the sums
+    for i in range(n):
+        if peak[i] == np.inf:
+            return HAS_PLUS_INFINITY
+    for k in range(tile.shape[0]):
+        for i in range(n):
+            if tile[k, i] != tile[k, i]:
+                return HAS_NAN
+    return ALL_MINUS_INFINITY
+
+
+@block_kernel
+def _status_of_sums(n: Any, total: Any) -> Any:
+    n_bad = np.int64(0)
+    for i in range(n):
+        n_bad += np.int64(total[i] != total[i])
+    return HAS_NAN if n_bad > 0 else FINE
+
+
+@block_kernel
+def _normalise(tile: Any, n: Any, lanes: Any, is_folded: Any, leave_out_top: Any) -> Any:
+    """Overwrite logits by exponentials and find their sums; return a status.
+
+    Lanes get the maximum in `_PEAK` and the sum in `_TOTAL`, plus `_ERROR`. Without one top, the
+    sum is the `rest` of `fastsoftmax._kernels.rows`, and the tile holds 0 for every top.
+    """
+    peak, total, error, tops = lanes[_PEAK], lanes[_TOTAL], lanes[_ERROR], lanes[_TOPS]
+    _peaks(tile, peak)
+    if is_folded:
+        _unite_peaks(peak)
+    status = _status_of_peaks(tile, n, peak)
+    if status != FINE:
+        return status
+    if is_folded:
+        _folded_exponentials(tile.reshape(-1), peak[0])
+    else:
+        _exponentials(tile, peak)
+    if leave_out_top:
+        _set_tops_aside(tile, tops)
+    _sums(tile, total, error)
+    if is_folded:
+        _unite_sums(total, error)
+    status = _status_of_sums(n, total)
+    if leave_out_top:
+        if is_folded:
+            count = tops[0]
+            for i in range(1, tops.size):
+                count += tops[i]
+            for i in range(tops.size):
+                tops[i] = count
+        for i in range(total.size):
+            total[i] = _plus_all_but_one(total[i], tops[i])
+    return status
+
+
+@block_kernel
+def _position(tile_number: Any, logits: Any, n_lanes: Any, is_folded: Any) -> Any:
+    """Return ``(outer, first, n)``: where a tile begins and how many lanes it fills."""
+    n_outer, n_inner = logits.shape[0], logits.shape[2]
+    if is_folded:
+        return tile_number, np.int64(0), np.int64(1)
+    if n_inner == 1:
+        first = tile_number * n_lanes
+        return first, np.int64(0), min(n_lanes, n_outer - first)
+    per_line = (n_inner + n_lanes - 1) // n_lanes
+    first = (tile_number % per_line) * n_lanes
+    return tile_number // per_line, first, min(n_lanes, n_inner - first)
+
+
+# --- Equation 1 -----------------------------------------------------------------------------------
+
+
+@block_kernel
+def _store_softmax(
+    tile: Any, outer: Any, first: Any, n: Any, scale: Any, is_folded: Any, out: Any
+) -> None:
+    rows = out.reshape(out.shape[0], -1)
+    if is_folded:
+        row, flat, s = rows[outer], tile.reshape(-1), scale[0]
+        for k in range(row.size):
+            row[k] = flat[k] * s
+        return
+    if out.shape[2] == 1:
+        part = rows[outer : outer + n]
+        for j in range(part.shape[0]):
+            row, s = part[j], scale[j]
+            for k in range(tile.shape[0]):
+                row[k] = tile[k, j] * s
+        return
+    for k in range(tile.shape[0]):
+        source, line = tile[k], out[outer, k, first : first + n]
+        for i in range(line.size):
+            line[i] = source[i] * scale[i]
+
+
+@block_kernel
+def _store_log_softmax(
+    logits: Any, outer: Any, first: Any, n: Any, peak: Any, log_mass: Any, out: Any
+) -> None:
+    if out.shape[2] == 1:
+        sources, rows = logits.reshape(out.shape[0], -1), out.reshape(out.shape[0], -1)
+        for j in range(n):
+            source, row = sources[outer + j], rows[outer + j]
+            greatest, mass = peak[j], log_mass[j]
+            for k in range(row.size):
+                row[k] = log_probability(source[k], greatest, mass)
+        return
+    for k in range(out.shape[1]):
+        line, source = out[outer, k, first : first + n], logits[outer, k, first : first + n]
+        for i in range(n):
+            line[i] = log_probability(source[i], peak[i], log_mass[i])
+
+
+@block_kernel
+def _map_block(
+    block: Any,
+    kind: Any,
+    geometry: Any,
+    logits: Any,
+    out: Any,
+    scratch: Any,
+    statuses: Any,
+) -> None:
+    n_tiles, tiles_per_block, n_steps, n_lanes = geometry
+    is_folded = n_steps < logits.shape[1]
+    n_entries = n_steps * n_lanes
+    tile = scratch[:n_entries].reshape(n_steps, n_lanes)
+    lanes = scratch[n_entries : n_entries + _N_LANE_ROWS * n_lanes].reshape(_N_LANE_ROWS, n_lanes)
+    peak, total, error = lanes[_PEAK], lanes[_TOTAL], lanes[_ERROR]
+    rows = logits.reshape(logits.shape[0], -1)
+    one = out.dtype.type(1)
+    first_tile = block * tiles_per_block
+    for number in range(first_tile, min(first_tile + tiles_per_block, n_tiles)):
+        outer, first, n = _position(number, logits, n_lanes, is_folded)
+        if is_folded:
+            _load_folded(rows[outer], tile)
+        elif logits.shape[2] == 1:
+            _load_rows(rows[outer : outer + n], tile)
+        else:
+            _load_columns(logits[outer], first, n, tile)
+        status = _normalise(tile, n, lanes, is_folded, kind != SOFTMAX)
+        if status != FINE:
+            statuses[block] = status
+            return
+        if kind == SOFTMAX:
+            for i in range(n_lanes):
+                total[i] = one / (total[i] + error[i])
+            _store_softmax(tile, outer, first, n, total, is_folded, out)
+            continue
+        for i in range(n_lanes):
+            total[i] = log1p_nonnegative(np.float64(total[i]) + np.float64(error[i]))
+        if kind == LOG_SOFTMAX:
+            _store_log_softmax(logits, outer, first, n, peak, total, out)
+        else:
+            for i in range(n):
+                if logits.shape[2] == 1:
+                    out[outer + i, 0, 0] = peak[i] + total[i]
+                else:
+                    out[outer, 0, first + i] = peak[i] + total[i]
+
+
+@serial_driver
+def map_serial(
+    first: Any,
+    last: Any,
+    kind: Any,
+    geometry: Any,
+    logits: Any,
+    out: Any,
+    scratch: Any,
+    statuses: Any,
+) -> None:
+    """Write eq. 1, its logarithm, or the logarithm of its denominator to `out`.
+
+    `out` may be the logits' memory; for `LOGSUMEXP` it has one class.
+    """
+    for block in range(first, last):
+        _map_block(block, kind, geometry, logits, out, scratch[0], statuses)
+
+
+@parallel_driver
+def map_parallel(
+    n_blocks: Any, kind: Any, geometry: Any, logits: Any, out: Any, scratch: Any, statuses: Any
+) -> None:
+    """Do what `map_serial` does, over all blocks, in threads."""
+    for block in prange(n_blocks):
+        _map_block(np.int64(block), kind, geometry, logits, out, scratch[get_thread_id()], statuses)
+
+
+# --- Equation 1 of rows too long for a cache ------------------------------------------------------
+
+
+@block_kernel
+def _measure_segment(block: Any, logits: Any, sums: Any, scratch: Any, statuses: Any) -> None:
+    n_segments = (logits.shape[1] + SEGMENT - 1) // SEGMENT
+    i, segment = block // n_segments, block % n_segments
+    row = logits[i, segment * SEGMENT : (segment + 1) * SEGMENT]
+    n_steps = SEGMENT // _FOLDED_LANES
+    tile = scratch[:SEGMENT].reshape(n_steps, _FOLDED_LANES)
+    rest = scratch[SEGMENT : SEGMENT + _N_LANE_ROWS * _FOLDED_LANES]
+    lanes = rest.reshape(_N_LANE_ROWS, _FOLDED_LANES)
+    _load_folded(row, tile)
+    status = _normalise(tile, np.int64(1), lanes, True, True)
+    measures = sums[i, segment]
+    measures[0] = lanes[_PEAK, 0]
+    measures[1] = np.float64(lanes[_TOTAL, 0]) + np.float64(lanes[_ERROR, 0])
+    statuses[block] = FINE if status == ALL_MINUS_INFINITY else status
+
+
+@serial_driver
+def measure_serial(
+    first: Any, last: Any, logits: Any, sums: Any, scratch: Any, statuses: Any
+) -> None:
+    """Write the maximum and `rest` of every segment to `sums`, ``(n_rows, n_segments, 2)``.
+
+    A segment that is minus infinity throughout has that maximum, and an undefined `rest`.
+    """
+    for block in range(first, last):
+        _measure_segment(block, logits, sums, scratch[0], statuses)
+
+
+@parallel_driver
+def measure_parallel(n_blocks: Any, logits: Any, sums: Any, scratch: Any, statuses: Any) -> None:
+    """Do what `measure_serial` does, over all segments of all rows, in threads."""
+    for block in prange(n_blocks):
+        _measure_segment(np.int64(block), logits, sums, scratch[get_thread_id()], statuses)
+
+
+@block_kernel
+def _map_segment(block: Any, kind: Any, logits: Any, peaks: Any, factors: Any, out: Any) -> None:
+    n_segments = (logits.shape[1] + SEGMENT - 1) // SEGMENT
+    i, segment = block // n_segments, block % n_segments
+    source = logits[i, segment * SEGMENT : (segment + 1) * SEGMENT]
+    row = out[i, segment * SEGMENT : (segment + 1) * SEGMENT]
+    peak, factor = peaks[i], factors[i]
+    if kind == SOFTMAX:
+        for k in range(row.size):
+            row[k] = exp_of_difference(source[k], peak) * factor
+    else:
+        for k in range(row.size):
+            row[k] = log_probability(source[k], peak, factor)
+
+
+@serial_driver
+def finish_serial(
+    first: Any, last: Any, kind: Any, logits: Any, peaks: Any, factors: Any, out: Any
+) -> None:
+    """Write eq. 1 or its logarithm from maxima, and reciprocal sums or their logarithms."""
+    for block in range(first, last):
+        _map_segment(block, kind, logits, peaks, factors, out)
+
+
+@parallel_driver
+def finish_parallel(
+    n_blocks: Any, kind: Any, logits: Any, peaks: Any, factors: Any, out: Any
+) -> None:
+    """Do what `finish_serial` does, over all segments of all rows, in threads."""
+    for block in prange(n_blocks):
+        _map_segment(np.int64(block), kind, logits, peaks, factors, out)
