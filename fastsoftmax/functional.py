@@ -555,7 +555,8 @@ def _map_logits(kind: int, logits: npt.ArrayLike, axis: int, out: Array | None) 
         if out is not None:
             _check_out(out, rest, array.dtype)
     # Classes are the last axis for the kernels, or a middle one where that needs no copy.
-    in_place = array.flags.c_contiguous and maps.takes_columns(n_classes, n_inner)
+    fits = n_inner == 1 or maps.takes_columns(n_classes, array.itemsize)
+    in_place = array.flags.c_contiguous and fits
     if in_place:
         z = kernel_view(array.reshape(math.prod(shape[:axis]), n_classes, n_inner))
     else:

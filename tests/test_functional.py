@@ -190,7 +190,7 @@ def test_equation_1_along_any_axis(shape, dtype):
 
 
 # Transposed with full and part tiles, folded, folded with a rest, cut into segments.
-@pytest.mark.parametrize("n_classes", [3, 60, 256, 257, 1024, 65_536, 65_537, 150_000])
+@pytest.mark.parametrize("n_classes", [3, 60, 128, 129, 256, 257, 5000, 65_536, 65_537, 150_000])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equation_1_of_any_shape(n_classes, dtype):
     n_samples = 3 if n_classes > 1000 else 150

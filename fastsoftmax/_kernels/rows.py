@@ -1,4 +1,6 @@
-"""Kernels over rows of logits or probabilities: the equations of ``docs/equations.md``.
+"""Kernels over rows of logits or probabilities: equations 2 to 6 of ``docs/equations.md``.
+
+Equation 1 by itself is `fastsoftmax._kernels.softmax`.
 
 Conventions, besides those of `fastsoftmax._jit`:
 
