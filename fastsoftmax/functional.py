@@ -569,28 +569,30 @@ def _map_logits(kind: int, logits: npt.ArrayLike, axis: int, out: Array | None) 
     if array.size:
         buffer = result.buffer.reshape(z.shape[0], -1, z.shape[2])
         if n_classes > maps.LONGEST and z.shape[2] == 1:
-            _map_long_rows(kind, z[:, :, 0], buffer[:, :, 0])
+            _map_long_rows(kind, z, buffer)
         else:
-            geometry, n_entries = maps.plan(z.shape, z.itemsize)
-            n_blocks = -(-int(geometry[0]) // int(geometry[1]))
-            memory = scratch(n_entries, z.dtype)
-            drivers = maps.map_parallel, maps.map_serial
-            _sweep(*drivers, n_blocks, z.size, kind, geometry, z, buffer, memory)
+            _map_tiles(kind, z, buffer)
     delivered = result.deliver()
     if whole:
         return delivered
     return out if out is not None else delivered.reshape(rest)[()]
 
 
+def _map_tiles(kind: int, z: Array, out: Array) -> None:
+    geometry, n_entries = maps.plan(z.shape, z.itemsize)
+    n_blocks = -(-int(geometry[0]) // int(geometry[1]))
+    memory = scratch(n_entries, z.dtype)
+    drivers = maps.map_parallel, maps.map_serial
+    _sweep(*drivers, n_blocks, z.size, kind, geometry, z, out, memory)
+
+
 def _map_long_rows(kind: int, z: Array, out: Array) -> None:
-    """Do as the map kernel in two reads, with threads that share a row."""
-    n_segments = -(-z.shape[1] // maps.SEGMENT)
-    n_blocks = len(z) * n_segments
-    sums = np.empty((len(z), n_segments, 2))
-    memory = scratch(maps.SEGMENT_SCRATCH, z.dtype)
-    drivers = maps.measure_parallel, maps.measure_serial
-    _sweep(*drivers, n_blocks, z.size, z, sums, memory)
-    peaks, rests = sums[:, :, 0], sums[:, :, 1]
+    """Do as `_map_tiles` in two reads, with threads that share a row."""
+    n_segments = maps.n_segments(z.shape[1])
+    sums = np.empty((len(z), n_segments, 3), z.dtype)
+    _map_tiles(maps.SUMS, z, sums)
+    sums = sums.astype(np.float64)
+    peaks, rests = sums[:, :, 0], sums[:, :, 1] + sums[:, :, 2]
     greatest = peaks.max(axis=1)
     if not (greatest > -np.inf).all():
         raise ValueError(_MESSAGES[rows.ALL_MINUS_INFINITY])
@@ -604,11 +606,13 @@ def _map_long_rows(kind: int, z: Array, out: Array) -> None:
         parts = np.where(tops, rests, np.where(scales > 0, (1 + rests) * scales, 0.0))
     rest = parts.sum(axis=1) + (tops.sum(axis=1) - 1)
     if kind == maps.LOGSUMEXP:
-        out[:, 0] = greatest + np.log1p(rest)
+        out[:, 0, 0] = greatest + np.log1p(rest)
         return
     factors = np.log1p(rest) if kind == maps.LOG_SOFTMAX else 1 / (1 + rest)
     work = _WORK * z.size
-    arguments = (kind, z, greatest.astype(z.dtype), factors.astype(z.dtype), out)
+    peaks, factors = greatest.astype(z.dtype), factors.astype(z.dtype)
+    arguments = (kind, z[:, :, 0], peaks, factors, out[:, :, 0])
+    n_blocks = len(z) * n_segments
     with np.errstate(all="ignore"):  # see `_sweep`
         sweep(maps.finish_parallel, maps.finish_serial, n_blocks, work, *arguments)
 

@@ -34,7 +34,11 @@ def exp_of_difference(z: float, greatest: float) -> float:
     Without it an entry loses ``|d| / 2`` ulp, and a row of many equal entries passes its common
     error on to the sum. Costs a tenth more than `exp_nonpositive`; conventions are the same.
     """
-    return math.exp(z - greatest)  # only under NUMBA_DISABLE_JIT
+    d = z - greatest  # only under NUMBA_DISABLE_JIT, as is all of this body
+    back = d - z
+    error = (z - (d - back)) - (greatest + back)
+    e = math.exp(d)
+    return e + e * error if e > 0 else e
 
 
 # Adding 1.5 * 2**52 to a float64 of small magnitude leaves its nearest integer in the low bits.

@@ -12,7 +12,7 @@ are three ways to fill a tile (`plan`):
 
 So an element is read once and written once. A row beyond `LONGEST` entries is cut into segments
 of fixed size; their maxima and sums come from a first read, the result from a second
-(`segments_serial`, `map_serial`), and threads share one row.
+(`finish_serial`), and threads share one row.
 
 Conventions, besides those of `fastsoftmax._kernels.rows`: sums have the dtype of the logits, and
 are compensated. Drivers take `geometry`, an int64 array
@@ -59,21 +59,22 @@ _COLUMN_LANES = 64
 _BLOCK_ENTRIES = 16384
 
 # What the maps write.
-SOFTMAX, LOG_SOFTMAX, LOGSUMEXP = range(3)
+SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, SUMS = range(4)
 
 # Rows of the lanes' scratch.
 _PEAK, _TOTAL, _ERROR, _TOPS = range(4)
 _N_LANE_ROWS = 4
-
-#: Entries of scratch for `measure_serial`.
-SEGMENT_SCRATCH = SEGMENT + _N_LANE_ROWS * _LONG_FOLDED_LANES
 
 
 def plan(shape: tuple[int, ...], itemsize: int) -> tuple[Any, int]:
     """Return the geometry of a sweep, and how many entries of scratch a thread needs."""
     n_outer, n_classes, n_inner = shape
     n_steps = n_classes
-    if not takes_columns(n_classes, itemsize):
+    if n_classes > LONGEST:
+        n_lanes = _LONG_FOLDED_LANES
+        n_steps = SEGMENT // n_lanes
+        n_tiles = n_outer * n_segments(n_classes)
+    elif not takes_columns(n_classes, itemsize):
         n_lanes = _LONG_FOLDED_LANES if n_classes >= _LONG else _FOLDED_LANES
         n_steps, n_tiles = -(-n_classes // n_lanes), n_outer
     elif n_inner == 1:
@@ -87,6 +88,11 @@ def plan(shape: tuple[int, ...], itemsize: int) -> tuple[Any, int]:
     tiles_per_block = max(1, _BLOCK_ENTRIES // (n_steps * n_lanes))
     geometry = np.array([n_tiles, tiles_per_block, n_steps, n_lanes], np.int64)
     return geometry, (n_steps + _N_LANE_ROWS) * n_lanes
+
+
+def n_segments(n_classes: int) -> int:
+    """Return into how many parts a row beyond `LONGEST` is cut."""
+    return -(-n_classes // SEGMENT)
 
 
 def takes_columns(n_classes: int, itemsize: int) -> bool:
@@ -126,8 +132,7 @@ def _load_columns(block: Any, first: Any, n: Any, tile: Any) -> None:
 
 
 @block_kernel
-def _load_folded(row: Any, tile: Any) -> None:
-    flat = tile.reshape(-1)
+def _load_folded(row: Any, flat: Any) -> None:
     for k in range(row.size):
         flat[k] = row[k]
     for k in range(row.size, flat.size):
@@ -245,17 +250,15 @@ def _plus_all_but_one(below: Any, tops: Any) -> Any:
 
 
 @block_kernel
-def _unite_sums(total: Any, error: Any) -> None:
-    """Add the lanes' sums into lane 0 and from there into all, again compensated."""
+def _unite_sums(total: Any, error: Any, tops: Any) -> None:
+    """Add the lanes' sums and counts into lane 0, again compensated."""
     half = total.size // 2
     while half > 0:
         for i in range(half):
             both = error[i] + error[half + i]
             total[i], error[i] = _add_compensated(total[i], both, total[half + i])
+            tops[i] += tops[half + i]
         half //= 2
-    for i in range(1, total.size):
-        total[i] = total[0]
-        error[i] = error[0]
 
 
 @block_kernel
@@ -276,55 +279,15 @@ def _status_of_peaks(tile: Any, n: Any, peak: Any) -> Any:
 
 
 @block_kernel
-def _status_of_sums(n: Any, total: Any) -> Any:
-    n_bad = np.int64(0)
-    for i in range(n):
-        n_bad += np.int64(total[i] != total[i])
-    return HAS_NAN if n_bad > 0 else FINE
+def _position(tile_number: Any, logits: Any, n_entries: Any, n_lanes: Any, is_folded: Any) -> Any:
+    """Return ``(outer, first, n)``: where a tile begins and how many lanes it fills.
 
-
-@block_kernel
-def _normalise(tile: Any, n: Any, lanes: Any, is_folded: Any, leave_out_top: Any) -> Any:
-    """Overwrite logits by exponentials and find their sums; return a status.
-
-    Lanes get the maximum in `_PEAK` and the sum in `_TOTAL`, plus `_ERROR`. Without one top, the
-    sum is the `rest` of `fastsoftmax._kernels.rows`, and the tile holds 0 for every top.
+    `first` counts along the inner axis, or the segments of a folded row.
     """
-    peak, total, error, tops = lanes[_PEAK], lanes[_TOTAL], lanes[_ERROR], lanes[_TOPS]
-    _peaks(tile, peak)
-    if is_folded:
-        _unite_peaks(peak)
-    status = _status_of_peaks(tile, n, peak)
-    if status != FINE:
-        return status
-    if is_folded:
-        _folded_exponentials(tile.reshape(-1), peak[0])
-    else:
-        _exponentials(tile, peak)
-    if leave_out_top:
-        _set_tops_aside(tile, tops)
-    _sums(tile, total, error)
-    if is_folded:
-        _unite_sums(total, error)
-    status = _status_of_sums(n, total)
-    if leave_out_top:
-        if is_folded:
-            count = tops[0]
-            for i in range(1, tops.size):
-                count += tops[i]
-            for i in range(tops.size):
-                tops[i] = count
-        for i in range(total.size):
-            total[i] = _plus_all_but_one(total[i], tops[i])
-    return status
-
-
-@block_kernel
-def _position(tile_number: Any, logits: Any, n_lanes: Any, is_folded: Any) -> Any:
-    """Return ``(outer, first, n)``: where a tile begins and how many lanes it fills."""
     n_outer, n_inner = logits.shape[0], logits.shape[2]
     if is_folded:
-        return tile_number, np.int64(0), np.int64(1)
+        per_row = (logits.shape[1] + n_entries - 1) // n_entries
+        return tile_number // per_row, tile_number % per_row, np.int64(1)
     if n_inner == 1:
         first = tile_number * n_lanes
         return first, np.int64(0), min(n_lanes, n_outer - first)
@@ -337,43 +300,41 @@ def _position(tile_number: Any, logits: Any, n_lanes: Any, is_folded: Any) -> An
 
 
 @block_kernel
-def _store_softmax(
-    tile: Any, outer: Any, first: Any, n: Any, scale: Any, is_folded: Any, out: Any
-) -> None:
-    rows = out.reshape(out.shape[0], -1)
-    if is_folded:
-        row, flat, s = rows[outer], tile.reshape(-1), scale[0]
-        for k in range(row.size):
-            row[k] = flat[k] * s
-        return
-    if out.shape[2] == 1:
-        part = rows[outer : outer + n]
-        for j in range(part.shape[0]):
-            row, s = part[j], scale[j]
-            for k in range(tile.shape[0]):
-                row[k] = tile[k, j] * s
-        return
+def _store_folded(flat: Any, scale: Any, row: Any) -> None:
+    for k in range(row.size):
+        row[k] = flat[k] * scale
+
+
+@block_kernel
+def _store_rows(tile: Any, scale: Any, rows: Any) -> None:
+    for j in range(rows.shape[0]):
+        row, s = rows[j], scale[j]
+        for k in range(tile.shape[0]):
+            row[k] = tile[k, j] * s
+
+
+@block_kernel
+def _store_columns(tile: Any, scale: Any, first: Any, n: Any, block: Any) -> None:
     for k in range(tile.shape[0]):
-        source, line = tile[k], out[outer, k, first : first + n]
+        source, line = tile[k], block[k, first : first + n]
         for i in range(line.size):
             line[i] = source[i] * scale[i]
 
 
 @block_kernel
-def _store_log_softmax(
-    logits: Any, outer: Any, first: Any, n: Any, peak: Any, log_mass: Any, out: Any
-) -> None:
-    if out.shape[2] == 1:
-        sources, rows = logits.reshape(out.shape[0], -1), out.reshape(out.shape[0], -1)
-        for j in range(n):
-            source, row = sources[outer + j], rows[outer + j]
-            greatest, mass = peak[j], log_mass[j]
-            for k in range(row.size):
-                row[k] = log_probability(source[k], greatest, mass)
-        return
-    for k in range(out.shape[1]):
-        line, source = out[outer, k, first : first + n], logits[outer, k, first : first + n]
-        for i in range(n):
+def _log_rows(logits: Any, peak: Any, log_mass: Any, rows: Any) -> None:
+    for j in range(rows.shape[0]):
+        source, row = logits[j], rows[j]
+        greatest, mass = peak[j], log_mass[j]
+        for k in range(row.size):
+            row[k] = log_probability(source[k], greatest, mass)
+
+
+@block_kernel
+def _log_columns(logits: Any, peak: Any, log_mass: Any, first: Any, n: Any, block: Any) -> None:
+    for k in range(block.shape[0]):
+        source, line = logits[k, first : first + n], block[k, first : first + n]
+        for i in range(line.size):
             line[i] = log_probability(source[i], peak[i], log_mass[i])
 
 
@@ -390,39 +351,71 @@ def _map_block(
     n_tiles, tiles_per_block, n_steps, n_lanes = geometry
     is_folded = n_steps < logits.shape[1]
     n_entries = n_steps * n_lanes
-    tile = scratch[:n_entries].reshape(n_steps, n_lanes)
+    flat = scratch[:n_entries]
+    tile = flat.reshape(n_steps, n_lanes)
     lanes = scratch[n_entries : n_entries + _N_LANE_ROWS * n_lanes].reshape(_N_LANE_ROWS, n_lanes)
-    peak, total, error = lanes[_PEAK], lanes[_TOTAL], lanes[_ERROR]
-    rows = logits.reshape(logits.shape[0], -1)
+    peak, total, error, tops = lanes[_PEAK], lanes[_TOTAL], lanes[_ERROR], lanes[_TOPS]
+    rows = logits.reshape(logits.shape[0], logits.shape[1] * logits.shape[2])
+    out_rows = out.reshape(out.shape[0], out.shape[1] * out.shape[2])
     one = out.dtype.type(1)
     first_tile = block * tiles_per_block
     for number in range(first_tile, min(first_tile + tiles_per_block, n_tiles)):
-        outer, first, n = _position(number, logits, n_lanes, is_folded)
+        outer, first, n = _position(number, logits, n_entries, n_lanes, is_folded)
         if is_folded:
-            _load_folded(rows[outer], tile)
+            _load_folded(rows[outer, first * n_entries : (first + 1) * n_entries], flat)
         elif logits.shape[2] == 1:
             _load_rows(rows[outer : outer + n], tile)
         else:
             _load_columns(logits[outer], first, n, tile)
-        status = _normalise(tile, n, lanes, is_folded, kind != SOFTMAX)
-        if status != FINE:
+        _peaks(tile, peak)
+        if is_folded:
+            _unite_peaks(peak)
+        status = _status_of_peaks(tile, n, peak)
+        if status != FINE and not (kind == SUMS and status == ALL_MINUS_INFINITY):
             statuses[block] = status
             return
-        if kind == SOFTMAX:
-            for i in range(n_lanes):
-                total[i] = one / (total[i] + error[i])
-            _store_softmax(tile, outer, first, n, total, is_folded, out)
-            continue
-        for i in range(n_lanes):
-            total[i] = log1p_nonnegative(np.float64(total[i]) + np.float64(error[i]))
-        if kind == LOG_SOFTMAX:
-            _store_log_softmax(logits, outer, first, n, peak, total, out)
+        if is_folded:
+            _folded_exponentials(flat, peak[0])
         else:
+            _exponentials(tile, peak)
+        if kind != SOFTMAX:
+            _set_tops_aside(tile, tops)
+        _sums(tile, total, error)
+        if is_folded:
+            _unite_sums(total, error, tops)
+        for i in range(n):
+            if total[i] != total[i] and status == FINE:
+                statuses[block] = HAS_NAN
+                return
+        if kind != SOFTMAX:  # the `rest` of a row: one of its greatest logits is left out
             for i in range(n):
-                if logits.shape[2] == 1:
-                    out[outer + i, 0, 0] = peak[i] + total[i]
-                else:
-                    out[outer, 0, first + i] = peak[i] + total[i]
+                total[i] = _plus_all_but_one(total[i], tops[i])
+        if kind == SUMS:
+            out[outer, first, 0] = peak[0]
+            out[outer, first, 1] = total[0]
+            out[outer, first, 2] = error[0]
+            continue
+        if kind == SOFTMAX:
+            for i in range(n):
+                total[i] = one / (total[i] + error[i])
+            if is_folded:
+                _store_folded(flat, total[0], out_rows[outer])
+            elif logits.shape[2] == 1:
+                _store_rows(tile, total, out_rows[outer : outer + n])
+            else:
+                _store_columns(tile, total, first, n, out[outer])
+            continue
+        for i in range(n):
+            total[i] = log1p_nonnegative(np.float64(total[i]) + np.float64(error[i]))
+        is_row_major = logits.shape[2] == 1
+        if kind == LOGSUMEXP:
+            for i in range(n):
+                j = outer + i if is_row_major else outer
+                out_rows[j, 0 if is_row_major else first + i] = peak[i] + total[i]
+        elif is_row_major:
+            _log_rows(rows[outer : outer + n], peak, total, out_rows[outer : outer + n])
+        else:
+            _log_columns(logits[outer], peak, total, first, n, out[outer])
 
 
 @serial_driver
@@ -438,7 +431,9 @@ def map_serial(
 ) -> None:
     """Write eq. 1, its logarithm, or the logarithm of its denominator to `out`.
 
-    `out` may be the logits' memory; for `LOGSUMEXP` it has one class.
+    `out` may be the logits' memory; for `LOGSUMEXP` it has one class. For `SUMS` it is
+    ``(n_rows, n_segments, 3)`` and gets each segment's maximum, and its `rest` in two parts. A
+    segment that is minus infinity throughout has that maximum, and an undefined `rest`.
     """
     for block in range(first, last):
         _map_block(block, kind, geometry, logits, out, scratch[0], statuses)
@@ -454,42 +449,6 @@ def map_parallel(
 
 
 # --- Equation 1 of rows too long for a cache ------------------------------------------------------
-
-
-@block_kernel
-def _measure_segment(block: Any, logits: Any, sums: Any, scratch: Any, statuses: Any) -> None:
-    n_segments = (logits.shape[1] + SEGMENT - 1) // SEGMENT
-    i, segment = block // n_segments, block % n_segments
-    row = logits[i, segment * SEGMENT : (segment + 1) * SEGMENT]
-    n_steps = SEGMENT // _LONG_FOLDED_LANES
-    tile = scratch[:SEGMENT].reshape(n_steps, _LONG_FOLDED_LANES)
-    rest = scratch[SEGMENT : SEGMENT + _N_LANE_ROWS * _LONG_FOLDED_LANES]
-    lanes = rest.reshape(_N_LANE_ROWS, _LONG_FOLDED_LANES)
-    _load_folded(row, tile)
-    status = _normalise(tile, np.int64(1), lanes, True, True)
-    measures = sums[i, segment]
-    measures[0] = lanes[_PEAK, 0]
-    measures[1] = np.float64(lanes[_TOTAL, 0]) + np.float64(lanes[_ERROR, 0])
-    statuses[block] = FINE if status == ALL_MINUS_INFINITY else status
-
-
-@serial_driver
-def measure_serial(
-    first: Any, last: Any, logits: Any, sums: Any, scratch: Any, statuses: Any
-) -> None:
-    """Write the maximum and `rest` of every segment to `sums`, ``(n_rows, n_segments, 2)``.
-
-    A segment that is minus infinity throughout has that maximum, and an undefined `rest`.
-    """
-    for block in range(first, last):
-        _measure_segment(block, logits, sums, scratch[0], statuses)
-
-
-@parallel_driver
-def measure_parallel(n_blocks: Any, logits: Any, sums: Any, scratch: Any, statuses: Any) -> None:
-    """Do what `measure_serial` does, over all segments of all rows, in threads."""
-    for block in prange(n_blocks):
-        _measure_segment(np.int64(block), logits, sums, scratch[get_thread_id()], statuses)
 
 
 @block_kernel
