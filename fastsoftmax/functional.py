@@ -20,6 +20,7 @@ Results do not depend on the number of threads, down to the last bit.
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -29,6 +30,7 @@ from scipy.sparse import issparse
 
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import rows
+from fastsoftmax._kernels import softmax as maps
 from fastsoftmax._threads import sweep
 
 __all__ = [
@@ -115,7 +117,7 @@ def softmax(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) 
     array([[0.5, 0.5],
            [1. , 0. ]])
     """
-    return _map_logits(rows.softmax, logits, axis, out)
+    return _map_logits(maps.SOFTMAX, logits, axis, out)
 
 
 def log_softmax(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
@@ -153,7 +155,7 @@ def log_softmax(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = No
     >>> print(log_softmax([0.0, 50.0]))
     [-5.00000000e+01 -1.92874985e-22]
     """
-    return _map_logits(rows.log_softmax, logits, axis, out)
+    return _map_logits(maps.LOG_SOFTMAX, logits, axis, out)
 
 
 def logsumexp(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Any:
@@ -188,19 +190,7 @@ def logsumexp(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None
     >>> print(logsumexp([[0.0, 0.0], [1e308, 1e308]]))
     [6.93147181e-001 1.00000000e+308]
     """
-    array, axis = _logits(logits, axis)
-    z = _rows(array, axis)
-    shape = array.shape[:axis] + array.shape[axis + 1 :]
-    column = None  # `out` with a class axis of one class
-    if out is not None:
-        _check_out(out, shape, array.dtype)
-        column = np.expand_dims(out, axis)
-    keeping = (*shape[:axis], 1, *shape[axis:])
-    result = _Result(column, keeping, array.dtype, axis, (z,))
-    buffer = result.buffer.reshape(-1)
-    _run(rows.logsumexp, z.shape, z.shape[1], z, buffer)
-    delivered = result.deliver()
-    return out if out is not None else delivered.reshape(shape)[()]
+    return _map_logits(maps.LOGSUMEXP, logits, axis, out)
 
 
 def cross_entropy(
@@ -554,12 +544,74 @@ def softmax_cross_entropy_gradient(
 # --- From arguments to kernels ------------------------------------------------------------------
 
 
-def _map_logits(driver: Any, logits: npt.ArrayLike, axis: int, out: Array | None) -> Array:
+def _map_logits(kind: int, logits: npt.ArrayLike, axis: int, out: Array | None) -> Any:
+    """Return eq. 1, its logarithm or (without the class axis) that of its denominator."""
     array, axis = _logits(logits, axis)
-    z = _rows(array, axis)
-    result = _Result(out, array.shape, array.dtype, axis, (z,), alias=z)
-    _run(driver, z.shape, z.shape[1], z, result.buffer)
-    return result.deliver()
+    shape, rest = array.shape, array.shape[:axis] + array.shape[axis + 1 :]
+    n_classes, n_inner = shape[axis], math.prod(shape[axis + 1 :])
+    if kind == maps.LOGSUMEXP:
+        shape = (*shape[:axis], 1, *shape[axis + 1 :])
+        if out is not None:
+            _check_out(out, rest, array.dtype)
+    # Classes are the last axis for the kernels, or a middle one where that needs no copy.
+    fits = n_inner == 1 or maps.takes_columns(n_classes, array.itemsize)
+    in_place = array.flags.c_contiguous and fits
+    if in_place:
+        z = kernel_view(array.reshape(math.prod(shape[:axis]), n_classes, n_inner))
+    else:
+        z = _rows(array, axis)
+        z = z.reshape(*z.shape, 1)
+    whole = kind != maps.LOGSUMEXP
+    place = out if whole or out is None else np.expand_dims(out, axis)
+    alias = z if whole else None
+    result = _Result(place, shape, array.dtype, axis, (z,), alias, moved=not in_place)
+    if array.size:
+        buffer = result.buffer.reshape(z.shape[0], -1, z.shape[2])
+        if n_classes > maps.LONGEST and z.shape[2] == 1:
+            _map_long_rows(kind, z, buffer)
+        else:
+            _map_tiles(kind, z, buffer)
+    delivered = result.deliver()
+    if whole:
+        return delivered
+    return out if out is not None else delivered.reshape(rest)[()]
+
+
+def _map_tiles(kind: int, z: Array, out: Array) -> None:
+    geometry, n_entries = maps.plan(z.shape, z.itemsize)
+    n_blocks = -(-int(geometry[0]) // int(geometry[1]))
+    _sweep(maps.map, n_blocks, z.size, kind, geometry, z, out, n_entries)
+
+
+def _map_long_rows(kind: int, z: Array, out: Array) -> None:
+    """Do as `_map_tiles` in two reads, with threads that share a row."""
+    n_segments = maps.n_segments(z.shape[1])
+    sums = np.empty((len(z), n_segments, 3), z.dtype)
+    _map_tiles(maps.SUMS, z, sums)
+    sums = sums.astype(np.float64)
+    peaks, rests = sums[:, :, 0], sums[:, :, 1] + sums[:, :, 2]
+    greatest = peaks.max(axis=1)
+    if not (greatest > -np.inf).all():
+        raise ValueError(_MESSAGES[rows.ALL_MINUS_INFINITY])
+    tops = peaks == greatest[:, None]
+    with np.errstate(all="ignore"):
+        # As `exp_of_difference`: the rounding of a difference is the same for a whole segment.
+        gaps = peaks - greatest[:, None]
+        back = gaps - peaks
+        lost = (peaks - (gaps - back)) - (greatest[:, None] + back)
+        scales = np.exp(gaps) * (1 + np.where(np.isfinite(lost), lost, 0.0))
+        parts = np.where(tops, rests, np.where(scales > 0, (1 + rests) * scales, 0.0))
+    rest = parts.sum(axis=1) + (tops.sum(axis=1) - 1)
+    if kind == maps.LOGSUMEXP:
+        out[:, 0, 0] = greatest + np.log1p(rest)
+        return
+    factors = np.log1p(rest) if kind == maps.LOG_SOFTMAX else 1 / (1 + rest)
+    work = _WORK * z.size
+    peaks, factors = greatest.astype(z.dtype), factors.astype(z.dtype)
+    arguments = (kind, z[:, :, 0], peaks, factors, out[:, :, 0])
+    n_blocks = len(z) * n_segments
+    with np.errstate(all="ignore"):  # see `_sweep`
+        sweep(maps.finish, n_blocks, work, *arguments)
 
 
 def _cross_entropy(
@@ -623,11 +675,17 @@ def _run(driver: Any, shape: tuple[int, ...], n_entries: int, *arguments: Any) -
         return
     block_size = rows.rows_per_block(n_entries)
     n_blocks = -(-n_rows // block_size)
-    statuses = np.zeros(n_blocks, np.int64)
-    work = _WORK * n_rows * n_entries
+    _sweep(driver, n_blocks, n_rows * n_entries, block_size, *arguments)
+
+
+def _sweep(driver: Any, n_blocks: int, size: int, *arguments: Any) -> None:
+    """Sweep a kernel over blocks of `size` entries in all; raise what it reports."""
+    statuses = np.full(n_blocks, rows.UNFINISHED if driver is maps.map else rows.FINE)
     with np.errstate(all="ignore"):  # only under NUMBA_DISABLE_JIT: compiled code never warns
-        sweep(driver, n_blocks, work, block_size, *arguments, statuses)
+        sweep(driver, n_blocks, _WORK * size, *arguments, statuses)
     failed = statuses[statuses != rows.FINE]
+    if (failed == rows.UNFINISHED).any():
+        raise MemoryError("A thread found no memory for its scratch.")
     if failed.size:
         raise ValueError(_MESSAGES[int(failed[0])])
 
@@ -647,6 +705,8 @@ class _Result:
         What the kernel reads. Where `out` overlaps one of them the kernel writes elsewhere...
     alias : array, optional
         ...unless it is this one, row on row, which the kernel can overwrite.
+    moved : bool, default=True
+        Whether the kernel has the class axis last; otherwise where it is.
 
     Attributes
     ----------
@@ -662,10 +722,12 @@ class _Result:
         axis: int,
         inputs: tuple[Array, ...],
         alias: Array | None = None,
+        moved: bool = True,
     ) -> None:
+        axis = axis % len(shape) if moved else len(shape) - 1
         n_classes = shape[axis]
+        n_rows = math.prod(shape) // max(1, n_classes)
         if out is None:
-            axis %= len(shape)
             self._moved = np.empty((*shape[:axis], *shape[axis + 1 :], n_classes), dtype)
             self._array = np.moveaxis(self._moved, -1, axis)
         else:
@@ -674,14 +736,14 @@ class _Result:
             self._array = out
         direct = self._moved.flags.c_contiguous and self._moved.flags.aligned
         if direct:
-            self.buffer = self._moved.reshape(-1, n_classes)
+            self.buffer = self._moved.reshape(n_rows, n_classes)
             direct = not any(
                 np.may_share_memory(self.buffer, x)
                 and not (x is alias and x.ctypes.data == self.buffer.ctypes.data)
                 for x in inputs
             )
         if not direct:
-            self.buffer = np.empty((self._moved.size // n_classes, n_classes), dtype)
+            self.buffer = np.empty((n_rows, n_classes), dtype)
         self._direct = direct
 
     def deliver(self) -> Array:

@@ -16,7 +16,7 @@ PACKAGE = Path(fastsoftmax.__file__).parent
 #: module or folder directly below `fastsoftmax`. An arrow back would show here first.
 INSIDE = {
     "_jit": set(),
-    "_threads": set(),
+    "_threads": {"_jit"},
     "_validation": set(),
     "_kernels": {"_jit"},
     "_linalg": {"_jit", "_kernels"},
@@ -50,7 +50,7 @@ OUTSIDE = {
 }
 
 #: Kernels may take from Numba what they are written in, never a decorator.
-KERNELS_FROM_NUMBA = {"prange", "types", "intrinsic", "cgutils"}
+KERNELS_FROM_NUMBA = {"types", "intrinsic", "cgutils"}
 #: ... and from the standard library.
 KERNELS_STANDARD = {"__future__", "collections", "contextlib", "functools", "math", "typing"}
 

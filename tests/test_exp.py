@@ -8,7 +8,7 @@ import pytest
 from reference import ulps
 
 from fastsoftmax._jit import block_kernel, driver
-from fastsoftmax._kernels.exp import exp_nonpositive
+from fastsoftmax._kernels.exp import exp_nonpositive, exp_of_difference
 
 DTYPES = (np.float32, np.float64)
 
@@ -70,6 +70,47 @@ def test_edges(dtype):
 def test_nan_stays_nan(dtype, size):
     assert np.isnan(exp_of(np.full(size, np.nan, dtype))).all()
     assert np.isnan(exp_of(-np.full(size, np.nan, dtype))).all()
+
+
+@block_kernel
+def _exp_of_differences(z, greatest, out):
+    for k in range(z.size):
+        out[k] = exp_of_difference(z[k], greatest[k])
+
+
+@driver
+def _differences_driver(first, last, z, greatest, out):
+    for _ in range(first, last):
+        _exp_of_differences(z, greatest, out)
+
+
+def exp_of_differences(z, greatest):
+    out = np.empty_like(z)
+    with np.errstate(all="ignore"):  # only under NUMBA_DISABLE_JIT: compiled code never warns
+        _differences_driver(0, 1, z, greatest, out)
+    return out
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_exponential_of_a_difference_is_within_one_ulp(dtype):
+    rng = np.random.default_rng(0)
+    greatest = (rng.normal(0, 50, 2000) * 10.0 ** rng.uniform(-3, 0.5, 2000)).astype(dtype)
+    z = (greatest - 80 * rng.random(2000) ** 2).astype(dtype)
+    with mpmath.workdps(40):
+        exact = [
+            mpmath.exp(mpmath.mpf(float(a)) - mpmath.mpf(float(b)))
+            for a, b in zip(z, greatest, strict=True)
+        ]
+    assert ulps(exp_of_differences(z, greatest), exact, dtype).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_edges_of_the_exponential_of_a_difference(dtype):
+    big = np.finfo(dtype).max
+    pairs = np.array([[-np.inf, 3], [-big, big], [big, big], [-big, -big], [0, 1e4], [5, 5]], dtype)
+    result = exp_of_differences(pairs[:, 0].copy(), pairs[:, 1].copy())
+    np.testing.assert_array_equal(result, [0, 0, 1, 1, 0, 1])
+    assert np.isnan(exp_of_differences(np.full(40, np.nan, dtype), np.ones(40, dtype))).all()
 
 
 def _largest_float32_error(bits):

@@ -22,8 +22,9 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse, special
 
 from fastsoftmax import functional
-from fastsoftmax._jit import kernel_view
+from fastsoftmax._jit import kernel_view, launch, machine_code
 from fastsoftmax._kernels import rows
+from fastsoftmax._kernels import softmax as maps
 from fastsoftmax.functional import (
     cross_entropy,
     cross_entropy_gradient,
@@ -188,7 +189,49 @@ def test_equation_1_along_any_axis(shape, dtype):
         assert np.isscalar(logsumexp(z))
 
 
+# Transposed with full and part tiles, folded, folded with a rest, cut into segments.
+@pytest.mark.parametrize("n_classes", [3, 60, 128, 129, 256, 257, 5000, 65_536, 65_537, 150_000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equation_1_of_any_shape(n_classes, dtype):
+    n_samples = 3 if n_classes > 1000 else 150
+    z = make_logits(n_samples, n_classes, dtype)
+    z[1] -= 1e3
+    z[2, : n_classes // 2] = -np.inf
+    pairs = ((softmax, special.softmax), (log_softmax, special.log_softmax))
+    for ours, theirs in pairs:
+        result = ours(z)
+        assert_close(result, theirs(z.astype(float), axis=1), dtype)
+        np.testing.assert_array_equal(ours(z.T.copy(), axis=0), result.T)
+        np.testing.assert_array_equal(ours(z[1]), result[1])
+        stacked = np.stack([z.T, z[::-1].T])
+        np.testing.assert_array_equal(ours(stacked, axis=1)[0], result.T)
+        np.testing.assert_array_equal(ours(stacked, axis=1)[1], result[::-1].T)
+        overwritten = z.copy()
+        np.testing.assert_array_equal(ours(overwritten, out=overwritten), result)
+    expected = special.logsumexp(z.astype(float), axis=1)
+    assert_close(logsumexp(z), expected, dtype)
+    np.testing.assert_array_equal(logsumexp(z.T.copy(), axis=0), logsumexp(z))
+
+
+@pytest.mark.parametrize("position", [0, 16_384, 149_999])
+def test_long_rows_report_what_others_do(position):
+    for value, message in ((np.nan, "NaN"), (np.inf, "Clip")):
+        z = make_logits(2, 150_000)
+        z[1, position] = value
+        with pytest.raises(ValueError, match=message):
+            softmax(z)
+    z = np.full((2, 150_000), -np.inf)
+    z[0, position] = 1
+    with pytest.raises(ValueError, match="Leave at least one"):
+        logsumexp(z)
+    z[1, position] = -1e308
+    assert softmax(z)[:, position].tolist() == [1, 1]
+    np.testing.assert_array_equal(logsumexp(z), [1, -1e308])
+
+
 def test_empty_arrays():
+    assert softmax(np.empty((3, 0)), axis=0).shape == (3, 0)
+    assert logsumexp(np.empty((0, 3, 4)), axis=1).shape == (0, 4)
     assert softmax(np.empty((0, 3))).shape == (0, 3)
     assert log_softmax(np.empty((2, 0, 3), np.float32)).shape == (2, 0, 3)
     assert logsumexp(np.empty((0, 3))).shape == (0,)
@@ -219,7 +262,7 @@ def test_equation_1_of_any_finite_logits(z):
     loss, gradient = softmax_cross_entropy_gradient(z, np.zeros(len(z), int))
     assert loss >= 0
     assert np.isfinite(gradient).all()
-    assert loss == softmax_cross_entropy(z, np.zeros(len(z), int))
+    assert loss == pytest.approx(softmax_cross_entropy(z, np.zeros(len(z), int)), rel=1e-14)
 
 
 @properties
@@ -658,8 +701,9 @@ def test_out_may_overlap_any_input():
     np.testing.assert_array_equal(softmax_jvp(p, z, out=p), expected)
     weights = np.array([1.0, 2.0, 3.0])
     expected = logsumexp(np.diag(weights))
-    memory = np.diag(weights)
-    np.testing.assert_array_equal(logsumexp(memory, out=memory[:, 1]), expected)
+    for place in (lambda memory: memory[:, 1], lambda memory: memory[0]):
+        memory = np.diag(weights)
+        np.testing.assert_array_equal(logsumexp(memory, out=place(memory)), expected)
 
 
 # --- Errors ---------------------------------------------------------------------------------------
@@ -798,6 +842,8 @@ _BITS = """
     def digest():
         results = [F.softmax(z), F.log_softmax(z), F.logsumexp(z), F.softmax(np.float32(z))]
         p = results[0]
+        results += [F.softmax(z, axis=0), F.softmax(z.ravel()), F.log_softmax(z.reshape(2, -1))]
+        results += [F.softmax(z.reshape(165, -1)), F.logsumexp(z.reshape(2, -1))]
         results += [F.cross_entropy(p, labels), F.cross_entropy_gradient(p, masses)]
         results += [F.softmax_jacobian(p), F.softmax_jvp(p, z)]
         results += [F.softmax_cross_entropy(z, labels, sample_weight=w)]
@@ -839,9 +885,9 @@ def run_residual_rows(z, labels=(), soft=None, weights=(), offset=None, driver="
     arguments = (block_size, residual, *map(kernel_view, inputs), losses)
     with np.errstate(all="ignore"):  # only under NUMBA_DISABLE_JIT: compiled code never warns
         if driver == "serial":
-            rows.residual_rows_serial(0, len(losses), *arguments)
+            rows.residual_rows(0, len(losses), *arguments)
         else:
-            rows.residual_rows_parallel(len(losses), *arguments)
+            launch(len(losses), machine_code(rows.residual_rows, arguments), arguments)
     return losses.sum(), residual
 
 
@@ -908,10 +954,10 @@ def test_residual_rows_report_logits_that_are_not_finite_in_the_loss(bad, n_rows
             assert not residual.any()
 
 
-def test_residual_rows_have_the_same_bits_from_both_drivers():
+def test_residual_rows_have_the_same_bits_in_threads():
     z, labels = make_logits(5000, 4), make_labels(5000, 4)
     serial = run_residual_rows(z, labels)
-    parallel = run_residual_rows(z, labels, driver="parallel")
+    parallel = run_residual_rows(z, labels, driver="threads")
     assert serial[0] == parallel[0]
     np.testing.assert_array_equal(serial[1], parallel[1])
 
@@ -921,8 +967,10 @@ def test_residual_rows_have_the_same_bits_from_both_drivers():
 
 def test_signatures_stay_few():
     """One compilation per dtype and driver, whatever came before (index and soft, any layout)."""
-    drivers = [f for name, f in vars(rows).items() if name.endswith(("_serial", "_parallel"))]
-    assert len(drivers) == 16
+    kernels = vars(rows) | vars(maps)
+    names = ("cross_entropy", "finish", "jacobian", "jacobian_product", "map", "residual_rows",
+             "softmax_loss")  # fmt: skip
+    drivers = [kernels[name] for name in names]
     crowded = [
         (driver.__name__, driver.signatures)
         for driver in drivers

@@ -179,36 +179,32 @@ def test_drivers_have_entries_of_their_own_that_see_other_files(solve, folder, t
     copy = copy_kernels(tmp_path / "site")
     kernels = copy / "fastsoftmax" / "_kernels"
     callee = "@block_kernel\ndef double(x):\n    return 2.0 * x\n"
-    imports = "from fastsoftmax._jit import block_kernel, parallel_driver, serial_driver\n"
+    imports = "from fastsoftmax._jit import block_kernel, driver\n"
     (kernels / "callee.py").write_text(imports + callee)
     caller = """
-from numba import prange
 from fastsoftmax._kernels.callee import double
 
-@serial_driver
-def run_serial(n, out):
-    for i in range(n):
-        out[i] = double(21.0)
-
-@parallel_driver
-def run_parallel(n, out):
-    for i in prange(n):
+@driver
+def run(first, last, out):
+    for i in range(first, last):
         out[i] = double(21.0)
 """
     (kernels / "caller.py").write_text(imports + caller)
     code = """
 import json
 import numpy as np
-from fastsoftmax._kernels.caller import run_parallel, run_serial
+from fastsoftmax._jit import launch, machine_code
+from fastsoftmax._kernels.caller import run
 results = []
-for run in (run_serial, run_parallel):
-    out = np.zeros(2)
-    run(2, out)
-    results.append([out.tolist(), sum(run.stats.cache_hits.values())])
+out = np.zeros(2)
+launch(2, machine_code(run, (out,)), (out,))
+results.append([out.tolist(), sum(run.stats.cache_hits.values())])
+run(0, 2, out)
+results.append([out.tolist(), sum(launch.stats.cache_hits.values())])
 print(json.dumps(results))
 """
     assert solve(folder, path=copy, code=code) == [[[42.0] * 2, 0]] * 2
-    assert [name.split("-")[0] for name in entries(folder)] == ["run_parallel", "run_serial"]
+    assert [name.split("-")[0] for name in entries(folder)] == ["_launch", "run"]
     assert solve(folder, path=copy, code=code) == [[[42.0] * 2, 1]] * 2
     (kernels / "callee.py").write_text(imports + callee.replace("2.0", "3.0"))
     assert solve(folder, path=copy, code=code) == [[[63.0] * 2, 0]] * 2
@@ -404,19 +400,19 @@ for dtype in (np.float64, np.float32):
 print(json.dumps({{
     driver.__name__: [str(s) for s in driver.signatures]
     for driver in (
-        dense.kernels.loss_gradient_serial, dense.kernels.hessian_vector_serial,
-        dense.predict_kernels.predict_serial, curvature.kernels.weighted_grams_serial,
-        rows.residual_rows_serial, cholesky.factor,
+        dense.kernels.loss_gradient, dense.kernels.hessian_vector,
+        dense.predict_kernels.predict, curvature.kernels.weighted_grams,
+        rows.residual_rows, cholesky.factor,
     )
 }}))
 """
     counts = {name: len(found) for name, found in json.loads(run_python(code)).items()}
     assert counts == {
-        "loss_gradient_serial": 2,
-        "hessian_vector_serial": 2,
-        "predict_serial": 2,
-        "weighted_grams_serial": 1,  # always float64
-        "residual_rows_serial": 2,
+        "loss_gradient": 2,
+        "hessian_vector": 2,
+        "predict": 2,
+        "weighted_grams": 1,  # always float64
+        "residual_rows": 2,
         "factor": 0,  # no solver ran
     }
 

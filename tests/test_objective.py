@@ -15,8 +15,7 @@ from child import run_python
 from scipy import optimize, sparse
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 
-from fastsoftmax import SoftmaxObjective, objective
-from fastsoftmax._designs import dense as dense_storage
+from fastsoftmax import SoftmaxObjective, _threads, objective
 from fastsoftmax._kernels import dense as dense_kernels
 from fastsoftmax._threads import thread_limit
 
@@ -439,7 +438,7 @@ def test_every_layout_of_X_gives_the_same_bits_without_another_compilation(dtype
     case = make_case((200, 5, 3, 3), dtype)
     value, gradient = case.objective.value_and_gradient(case.params)
     product = case.objective.hessian_vector_product(case.params, case.direction)
-    drivers = (dense_kernels.loss_gradient_serial, dense_kernels.hessian_vector_serial)
+    drivers = (dense_kernels.loss_gradient, dense_kernels.hessian_vector)
     before = [driver.signatures for driver in drivers]
     for name, X in layouts(case.X, tmp_path).items():
         other = SoftmaxObjective(X, case.y, **case.options)
@@ -694,31 +693,19 @@ def test_parameters_of_a_wrong_shape_raise(shape):
 # --- Threads --------------------------------------------------------------------------------------
 
 
-class Recorder:
-    """A driver that counts its calls."""
-
-    def __init__(self, driver):
-        self.driver, self.n_calls = driver, 0
-
-    def __call__(self, *arguments):
-        self.n_calls += 1
-        self.driver(*arguments)
-
-
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs a second thread")
 @both_dtypes
-def test_both_drivers_give_the_same_bits(dtype, monkeypatch):
+def test_threads_give_the_same_bits(dtype, monkeypatch):
     case = make_case((20_001, 7, 7, 7), dtype, weights="zeros")  # above _SERIAL_WORK
     target, results = case.objective, []
-    for name in ("loss_gradient_parallel", "hessian_vector_parallel"):
-        monkeypatch.setattr(dense_kernels, name, Recorder(getattr(dense_kernels, name)))
+    launch, launched = _threads.launch, []
+    monkeypatch.setattr(_threads, "launch", lambda *a: (launched.append(1), launch(*a)))
     for n_threads in (1, 2):
         with thread_limit(n_threads):
             value, gradient = target.value_and_gradient(case.params)
             product = target.hessian_vector_product(case.params, case.direction)
         results.append((value, gradient.tobytes(), product.tobytes()))
-    assert dense_storage.kernels.loss_gradient_parallel.n_calls == 1
-    assert dense_storage.kernels.hessian_vector_parallel.n_calls == 1
+    assert len(launched) == 2
     assert results[0] == results[1]
 
 
@@ -727,23 +714,15 @@ def test_any_number_of_threads_gives_the_same_bits_from_run_to_run():
         import hashlib, json
         import numpy as np
         from fastsoftmax import SoftmaxObjective
-        from fastsoftmax._designs import curvature, dense
+        from fastsoftmax import _threads
         from fastsoftmax._threads import thread_limit
 
-        n_parallel = 0
-        def counting(driver):
-            def call(*arguments):
-                global n_parallel
-                n_parallel += 1
-                driver(*arguments)
-            return call
-        for module, name in (
-            (dense.kernels, "loss_gradient_parallel"),
-            (dense.kernels, "hessian_vector_parallel"),
-            (dense.predict_kernels, "predict_parallel"),
-            (curvature.kernels, "weighted_grams_parallel"),
-        ):
-            setattr(module, name, counting(getattr(module, name)))
+        n_parallel, launch = 0, _threads.launch
+        def counting(*arguments):
+            global n_parallel
+            n_parallel += 1
+            launch(*arguments)
+        _threads.launch = counting
 
         rng = np.random.default_rng(0)
         X = rng.normal(size=(50_001, 7)).astype(np.float32)

@@ -20,22 +20,25 @@ TOP = _threads.available_threads()
 LARGE = 1e9
 
 
-class Drivers:
-    """A pair of drivers that record who ran, with how many threads, and may do something."""
+class Driver:
+    """A driver that records how it ran, with how many threads, and may do something."""
 
     def __init__(self, inside=lambda: None):
         self.calls, self._inside = [], inside
 
-    def serial(self, first, last):
+    def __call__(self, first, last):
         self.calls.append(("serial", first, last))
         self._inside()
 
-    def parallel(self, n_blocks):
-        self.calls.append(("parallel", n_blocks, numba.get_num_threads()))
+    def launch(self, n_units):
+        self.calls.append(("parallel", n_units, numba.get_num_threads()))
         self._inside()
 
-    def sweep(self, n_blocks=8, work=LARGE):
-        sweep(self.parallel, self.serial, n_blocks, work)
+    def sweep(self, n_units=8, work=LARGE):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_threads, "machine_code", lambda driver, arguments: driver)
+            patch.setattr(_threads, "launch", lambda n_units, driver, _: driver.launch(n_units))
+            sweep(self, n_units, work)
         return self.calls[-1]
 
 
@@ -43,6 +46,10 @@ class Drivers:
 def four_threads(monkeypatch):
     """Let a sweep believe that Numba has four threads, without launching them."""
     monkeypatch.setattr(_threads, "_layer_is_safe", lambda: True)
+    monkeypatch.setattr(_threads, "machine_code", lambda driver, arguments: driver)
+    monkeypatch.setattr(
+        _threads, "launch", lambda n_units, driver, arguments: driver.launch(n_units)
+    )
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 4)
     counts = {"now": 4}
     monkeypatch.setattr(numba, "get_num_threads", lambda: counts["now"])
@@ -88,57 +95,57 @@ def test_numba_and_joblib_are_limits(four_threads, monkeypatch):
 
 
 def test_a_large_sweep_is_parallel_and_a_small_one_serial(four_threads):
-    drivers = Drivers()
-    assert drivers.sweep() == ("parallel", 8, 4)
-    assert drivers.sweep(work=_threads._SERIAL_WORK / 2) == ("serial", 0, 8)
-    assert drivers.sweep(n_blocks=3) == ("parallel", 3, 3)
-    assert drivers.sweep(n_blocks=1) == ("serial", 0, 1)
-    assert drivers.sweep(n_blocks=0) == ("serial", 0, 0)
+    driver = Driver()
+    assert driver.sweep() == ("parallel", 8, 4)
+    assert driver.sweep(work=_threads._SERIAL_WORK / 2) == ("serial", 0, 8)
+    assert driver.sweep(n_units=3) == ("parallel", 3, 3)
+    assert driver.sweep(n_units=1) == ("serial", 0, 1)
+    assert driver.sweep(n_units=0) == ("serial", 0, 0)
 
 
 def test_thread_limit_holds_inside_the_block_and_nests(four_threads):
-    drivers = Drivers()
+    driver = Driver()
     with thread_limit(3):
-        assert drivers.sweep()[2] == 3
+        assert driver.sweep()[2] == 3
         with thread_limit(1):
-            assert drivers.sweep()[0] == "serial"
-        assert drivers.sweep()[2] == 3
-    assert drivers.sweep()[2] == 4
+            assert driver.sweep()[0] == "serial"
+        assert driver.sweep()[2] == 3
+    assert driver.sweep()[2] == 4
 
 
 def test_thread_limit_is_restored_after_an_exception(four_threads):
-    drivers = Drivers()
+    driver = Driver()
     with pytest.raises(KeyError), thread_limit(1):
         raise KeyError
-    assert drivers.sweep()[0] == "parallel"
+    assert driver.sweep()[0] == "parallel"
 
 
 def test_thread_limit_beyond_numbas_maximum_is_clamped(four_threads):
     with thread_limit(100):
-        assert Drivers().sweep(n_blocks=64) == ("parallel", 64, 4)
+        assert Driver().sweep(n_units=64) == ("parallel", 64, 4)
 
 
 def test_thread_limit_belongs_to_its_thread(four_threads):
-    drivers = Drivers()
+    driver = Driver()
     with thread_limit(1):
-        other = threading.Thread(target=drivers.sweep)
+        other = threading.Thread(target=driver.sweep)
         other.start()
         other.join(10)
-    assert drivers.calls == [("parallel", 8, 4)]
+    assert driver.calls == [("parallel", 8, 4)]
 
 
 def test_numbas_thread_count_is_restored_after_a_sweep(four_threads):
     with thread_limit(2):
-        assert Drivers().sweep()[2] == 2
+        assert Driver().sweep()[2] == 2
     assert four_threads["now"] == 4
 
     def fail():
         raise KeyError
 
     with pytest.raises(KeyError), thread_limit(2):
-        Drivers(fail).sweep()
+        Driver(fail).sweep()
     assert four_threads["now"] == 4
-    assert Drivers().sweep()[0] == "parallel"  # the claim was released, too
+    assert Driver().sweep()[0] == "parallel"  # the claim was released, too
 
 
 def test_a_second_sweep_at_the_same_time_is_serial(four_threads):
@@ -148,7 +155,7 @@ def test_a_second_sweep_at_the_same_time_is_serial(four_threads):
         started.set()
         assert go_on.wait(10)
 
-    first, second = Drivers(wait), Drivers()
+    first, second = Driver(wait), Driver()
     thread = threading.Thread(target=first.sweep)
     thread.start()
     assert started.wait(10)
@@ -165,7 +172,7 @@ def test_a_claim_of_a_dead_thread_or_of_this_one_does_not_last(four_threads, mon
     dead.join()
     for owner in (dead, threading.current_thread()):  # the latter: an interrupt
         monkeypatch.setitem(_threads._sweeping, 0, owner)
-        assert Drivers().sweep()[0] == "parallel"
+        assert Driver().sweep()[0] == "parallel"
         assert not _threads._sweeping
 
 
@@ -177,17 +184,17 @@ def test_an_unsafe_layer_is_not_entered(four_threads, monkeypatch):
         monkeypatch.setattr(numba, "set_num_threads", lambda n: None)
         monkeypatch.setattr(_threads, "threading_layer", lambda layer=layer: layer)
         with thread_limit(4):
-            assert Drivers().sweep()[0] == name, layer
+            assert Driver().sweep()[0] == name, layer
 
 
 @pytest.mark.skipif(TOP < 2, reason="needs a second thread")
 def test_numbas_own_count_is_that_of_before():
     before = numba.get_num_threads()
-    drivers = Drivers()
+    driver = Driver()
     with thread_limit(2):
-        drivers.sweep()
-    if drivers.calls[0][0] == "parallel":  # not under the workqueue layer
-        assert drivers.calls[0][2] == 2
+        driver.sweep()
+    if driver.calls[0][0] == "parallel":  # not under the workqueue layer
+        assert driver.calls[0][2] == 2
     assert numba.get_num_threads() == before
 
 
@@ -207,12 +214,12 @@ X = rng.normal(size=(50_001, 7)).astype(np.float32)
 target = SoftmaxObjective(X, rng.integers(0, 5, len(X)), l2=0.1)
 params = rng.normal(size=target.shape)
 
-def count(name):
-    driver, calls = getattr(dense.kernels, name), []
-    setattr(dense.kernels, name, lambda *a: (calls.append(1), driver(*a)))
+def count(module, name):
+    function, calls = getattr(module, name), []
+    setattr(module, name, lambda *a: (calls.append(1), function(*a)))
     return calls
 
-parallel, serial = count("loss_gradient_parallel"), count("loss_gradient_serial")
+parallel, sweeps = count(_threads, "launch"), count(dense, "sweep")
 
 def fit(n_threads=4):
     with thread_limit(n_threads):
@@ -276,7 +283,7 @@ print(os.waitstatus_to_exitcode(status))
 
 CONCURRENT = """
 fit(1), fit()  # compiled
-parallel.clear(), serial.clear()
+parallel.clear(), sweeps.clear()
 results, errors = [], []
 barrier = threading.Barrier(4)
 def run():
@@ -292,7 +299,7 @@ for t in threads: t.join(60)
 before = numba.get_num_threads()
 layer = _threads.threading_layer()
 print(json.dumps([layer, len(results), sorted(set(results) | {fit(1)}), errors,
-                  len(parallel), len(serial) > 1, before]))
+                  len(parallel), len(sweeps) > len(parallel) + 1, before]))
 """
 
 

@@ -10,7 +10,7 @@ Conventions: see `fastsoftmax._kernels.dense`.
 
 from __future__ import annotations
 
-from fastsoftmax._jit import Array, block_kernel
+from fastsoftmax._jit import Array, block_kernel, exact_kernel
 from fastsoftmax._kernels.exp import exp_nonpositive
 from fastsoftmax._kernels.log1p import log1p_nonnegative
 
@@ -76,6 +76,12 @@ def weights_of(weights: Array, n: int, lane: Array) -> None:
         lane[i] = weights[i] if weights.shape[0] > 0 else one
 
 
+@exact_kernel
+def _label_loss(peak: float, own: float, others: float) -> float:
+    """Return ``(peak - own) + log1p(others)``, safe from ``(peak + log1p(others)) - own``."""
+    return (peak - own) + log1p_nonnegative(others)
+
+
 @block_kernel
 def cross_entropy(logits: Array, n: int, labels: Array, weights: Array, lanes: Array) -> float:
     """Overwrite logits by residuals ``w (P - Y)``; return ``sum_i w_i loss_i`` (eq. 2 and 6).
@@ -105,10 +111,9 @@ def cross_entropy(logits: Array, n: int, labels: Array, weights: Array, lanes: A
             row[i] = e
     loss = 0.0
     for i in range(n):
-        gap = peak[i] - own[i]
-        e = exp_nonpositive(-gap)
-        others = rest[i] if gap == zero else (rest[i] - one) + e
-        loss += float(scale[i] * (gap + log1p_nonnegative(others)))
+        e = exp_nonpositive(own[i] - peak[i])
+        others = rest[i] if own[i] == peak[i] else (rest[i] - one) + e
+        loss += float(scale[i] * _label_loss(peak[i], own[i], others))
         scale[i] /= rest[i] + e
     for k in range(n_classes):
         row = logits[k]

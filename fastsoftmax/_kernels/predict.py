@@ -10,7 +10,7 @@ from fastsoftmax._kernels.lanes import OWN, PEAK, REST, add_offset, probabilitie
 from fastsoftmax._kernels.log1p import log1p_nonnegative
 from fastsoftmax._kernels.tiles import forward
 
-#: What `predict_serial` and `predict_parallel` write; the numbers of `_designs.Response`.
+#: What `predict` writes; the numbers of `_designs.Response`.
 LOGITS, PROBABILITIES, LOG_PROBABILITIES, LABELS = range(4)
 
 

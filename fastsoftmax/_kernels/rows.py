@@ -1,4 +1,6 @@
-"""Kernels over rows of logits or probabilities: the equations of ``docs/equations.md``.
+"""Kernels over rows of logits or probabilities: equations 2 to 6 of ``docs/equations.md``.
+
+Equation 1 by itself is `fastsoftmax._kernels.softmax`.
 
 Conventions, besides those of `fastsoftmax._jit`:
 
@@ -24,10 +26,11 @@ from typing import Any
 import numpy as np
 
 from fastsoftmax._jit import block_kernel, driver, exact_kernel
-from fastsoftmax._kernels.exp import exp_nonpositive
+from fastsoftmax._kernels.exp import exp_nonpositive, exp_of_difference
 
 #: Codes for `statuses`.
 FINE = 0
+UNFINISHED = -1  # a thread that could not go on leaves this behind
 HAS_NAN = 1
 HAS_PLUS_INFINITY = 2
 ALL_MINUS_INFINITY = 3
@@ -55,28 +58,22 @@ def rows_per_block(n_entries: int) -> int:
 
 
 @exact_kernel
-def _shifted_exp(z: Any, greatest: Any) -> Any:
-    """Return ``exp(z - greatest)``, corrected for the rounding of the difference.
-
-    ``z - greatest = d + error`` exactly (Knuth's two-sum), and ``exp(d + error)`` is
-    ``exp(d) (1 + error)`` to working precision. Costs 0.1 ns of 0.9; without it an entry loses
-    ``|d|`` ulp, and a row of many equal entries passes its common error on to the sum.
-    """
-    d = z - greatest
-    back = d - z
-    error = (z - (d - back)) - (greatest + back)
-    e = exp_nonpositive(d)
-    return e + e * error if e > 0 else e  # d = -inf has error NaN and e = 0
-
-
-@exact_kernel
 def _difference(z: Any, greatest: Any) -> Any:
     """Return ``z - greatest`` in float64, safe from reassociation."""
     return np.float64(z) - np.float64(greatest)
 
 
 @exact_kernel
-def _log_probability(z: Any, greatest: Any, log_mass: Any) -> Any:
+def _label_loss(z: Any, greatest: Any, rest: Any) -> Any:
+    """Return ``(greatest - z) + log1p(rest)`` in float64.
+
+    Reassociation of the outer sum alone would make it ``(greatest + log1p(rest)) - z``.
+    """
+    return (np.float64(greatest) - np.float64(z)) + math.log1p(rest)
+
+
+@exact_kernel
+def log_probability(z: Any, greatest: Any, log_mass: Any) -> Any:
     """Return ``(z - greatest) - log_mass``, both differences without cancellation."""
     return (z - greatest) - log_mass
 
@@ -150,7 +147,7 @@ def _exponentials(row: Any, greatest: Any) -> Any:
         partial = 0.0
         for k in range(part.size):
             z = part[k]
-            e = _shifted_exp(z, greatest)
+            e = exp_of_difference(z, greatest)
             part[k] = e
             partial += np.float64(zero if z == greatest else e)
             n_greatest += np.int64(z == greatest)  # a conditional sum would not vectorise
@@ -170,7 +167,7 @@ def _rest(row: Any, greatest: Any) -> Any:
         partial = 0.0
         for k in range(part.size):
             z = part[k]
-            e = _shifted_exp(z, greatest)
+            e = exp_of_difference(z, greatest)
             partial += np.float64(zero if z == greatest else e)
             n_greatest += np.int64(z == greatest)
         total, error = _add_compensated(total, error, partial)
@@ -197,40 +194,6 @@ def _improper_targets(row: Any) -> Any:
     return n_improper > 0 or not (row.dtype.type(total) < np.inf)
 
 
-# --- Equation 1: softmax and its logarithm --------------------------------------------------------
-
-
-@block_kernel
-def _softmax_block(
-    block: Any, block_size: Any, logits: Any, probabilities: Any, statuses: Any
-) -> None:
-    first = block * block_size
-    for j in range(min(block_size, logits.shape[0] - first)):
-        source = logits[first + j]
-        row = probabilities[first + j]
-        greatest = _greatest(source)
-        status = _status_of_greatest(source, greatest)
-        _copy(source, row)  # then all is in place: vector code even where `row` is `source`
-        rest = _exponentials(row, greatest)
-        if status == FINE and rest != rest:
-            status = HAS_NAN
-        if status != FINE:
-            statuses[block] = status
-            return
-        inverse = row.dtype.type(1.0 / (1.0 + rest))
-        for k in range(row.size):
-            row[k] *= inverse
-
-
-@driver
-def softmax(
-    first: Any, last: Any, block_size: Any, logits: Any, probabilities: Any, statuses: Any
-) -> None:
-    """Run eq. 1 over blocks ``first .. last - 1``; `probabilities` may be the logits' memory."""
-    for block in range(first, last):
-        _softmax_block(block, block_size, logits, probabilities, statuses)
-
-
 @block_kernel
 def _log_normaliser(row: Any) -> Any:
     """Return ``(greatest, rest, status)`` of a row of logits, which stays as it is."""
@@ -240,50 +203,6 @@ def _log_normaliser(row: Any) -> Any:
     if status == FINE and rest != rest:
         status = HAS_NAN
     return greatest, rest, status
-
-
-@block_kernel
-def _log_softmax_block(
-    block: Any, block_size: Any, logits: Any, log_probabilities: Any, statuses: Any
-) -> None:
-    first = block * block_size
-    for j in range(min(block_size, logits.shape[0] - first)):
-        source = logits[first + j]
-        greatest, rest, status = _log_normaliser(source)
-        if status != FINE:
-            statuses[block] = status
-            return
-        row = log_probabilities[first + j]
-        log_mass = row.dtype.type(math.log1p(rest))
-        for k in range(row.size):
-            row[k] = _log_probability(source[k], greatest, log_mass)
-
-
-@driver
-def log_softmax(
-    first: Any, last: Any, block_size: Any, logits: Any, log_probabilities: Any, statuses: Any
-) -> None:
-    """Run the logarithm of eq. 1; `log_probabilities` may be the logits' memory."""
-    for block in range(first, last):
-        _log_softmax_block(block, block_size, logits, log_probabilities, statuses)
-
-
-@block_kernel
-def _logsumexp_block(block: Any, block_size: Any, logits: Any, out: Any, statuses: Any) -> None:
-    first = block * block_size
-    for j in range(min(block_size, logits.shape[0] - first)):
-        greatest, rest, status = _log_normaliser(logits[first + j])
-        if status != FINE:
-            statuses[block] = status
-            return
-        out[first + j] = np.float64(greatest) + math.log1p(rest)
-
-
-@driver
-def logsumexp(first: Any, last: Any, block_size: Any, logits: Any, out: Any, statuses: Any) -> None:
-    """Write the logarithm of eq. 1's denominator to `out`, ``(n_samples,)``."""
-    for block in range(first, last):
-        _logsumexp_block(block, block_size, logits, out, statuses)
 
 
 # --- Equations 2 to 4: cross-entropy of given probabilities ---------------------------------------
@@ -509,7 +428,7 @@ def _row_loss(row: Any, i: Any, labels: Any, soft: Any) -> Any:
     if soft.size > 0:
         gap, mass, _ = _target_sums(row, greatest, soft[i])
         return gap + mass * math.log1p(rest), status
-    return math.log1p(rest) - _difference(row[labels[i]], greatest), status
+    return _label_loss(row[labels[i]], greatest, rest), status
 
 
 @block_kernel
@@ -524,10 +443,10 @@ def _row_residual(row: Any, i: Any, labels: Any, soft: Any, weight: Any) -> Any:
         loss = gap + mass * math.log1p(rest)
     else:
         label = labels[i]
-        gap = -_difference(row[label], greatest)
+        z = row[label]
         rest = _exponentials(row, greatest)
         _label_residual(row, rest, label, weight)
-        loss = gap + math.log1p(rest)
+        loss = _label_loss(z, greatest, rest)
     if status == FINE and rest != rest:
         status = HAS_NAN
     return loss, status
