@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -177,6 +179,7 @@ class SoftmaxObjective:
             ``[R^T X + l2 W, sum of R]`` with residuals ``R = w (P - Y)``; all ``inf`` if `value`
             is.
         """
+        # Ignored here and below: to the type checker asarray and astype forget what Params is.
         params = np.asarray(params)  # type: ignore[assignment]
         coef, intercept = self._unpack(params)
         loss, gradient = self.design.loss_and_gradient(coef, intercept)
@@ -208,10 +211,41 @@ class SoftmaxObjective:
         FloatingPointError
             If the product is not finite, since logits overflow.
         """
-        direction = np.asarray(direction)  # type: ignore[assignment]
+        return self._hessian_times(direction, *self._unpack(params))
+
+    @_quietly
+    def hessian_operator(self, params: NDArray[Any]) -> Callable[[Params], Params]:
+        """Return ``direction -> hessian_vector_product(params, direction)``, for many directions.
+
+        The probabilities at `params` are kept, which saves a third of the arithmetic of each
+        product, where they take at most a twentieth of the memory of X.
+
+        Parameters
+        ----------
+        params : ndarray of shape `shape` or its ravel
+
+        Returns
+        -------
+        callable
+        """
         coef, intercept = self._unpack(params)
+        probabilities = None
+        if self.n_classes <= self.n_features / 20:
+            with contextlib.suppress(ValueError):  # logits overflow: then the product says so
+                probabilities = self.design.probabilities(coef, intercept)
+        quiet = _quietly(self._hessian_times)
+        return lambda direction: quiet(direction, coef, intercept, probabilities)
+
+    def _hessian_times(
+        self,
+        direction: Params,
+        coef: NDArray[np.float64],
+        intercept: NDArray[np.float64],
+        probabilities: NDArray[Any] | None = None,
+    ) -> Params:
+        direction = np.asarray(direction)  # type: ignore[assignment]
         V, v_b = self._unpack(direction)
-        product = self.design.hessian_vector_product(coef, intercept, V, v_b)
+        product = self.design.hessian_vector_product(coef, intercept, V, v_b, probabilities)
         product /= self.design.weight_sum
         product[:, :-1] += self.l2[:-1] * V
         if not np.all(np.isfinite(product)):

@@ -690,13 +690,44 @@ def test_parameters_of_a_wrong_shape_raise(shape):
         target.hessian_vector_product(good, bad)
 
 
+@both_dtypes
+@pytest.mark.parametrize("storage", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize(("n_features", "n_classes"), [(60, 3), (60, 2), (5, 3)])
+def test_hessian_operator_is_the_hessian_vector_product(n_features, n_classes, storage, dtype):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(203, n_features)).astype(dtype)
+    weights = np.where(rng.random(203) < 0.1, 0.0, rng.random(203))
+    y = rng.integers(0, n_classes, 203)
+    target = SoftmaxObjective(storage(X), y, n_classes=n_classes, sample_weight=weights, l2=0.1)
+    params = rng.normal(size=target.shape)
+    operator = target.hessian_operator(params)
+    for direction in rng.normal(size=(3, *target.shape)):
+        near(operator(direction), target.hessian_vector_product(params, direction), dtype)
+    with pytest.raises(FloatingPointError, match="logits overflow"):
+        target.hessian_operator(np.full(target.shape, np.finfo(dtype).max))(params)
+
+
+@both_dtypes
+@pytest.mark.parametrize("top", [5.0, 30.0, 300.0])
+def test_the_loss_of_a_sample_with_probability_one_keeps_its_precision(top, dtype):
+    """Logits ``top, 0.25, -3, 0.125``: the loss must not be ``(z_max + log1p(rest)) - z_y``."""
+    top = min(top, 80.0) if dtype == np.float32 else top
+    z = np.array([top, 0.25, -3.0, 0.125])
+    target = SoftmaxObjective(np.ones((70, 1), dtype), np.zeros(70, int), n_classes=4)
+    loss, gradient = target.value_and_gradient(np.stack([z, np.zeros(4)], axis=1))
+    others = np.exp(z[1:] - top)
+    rel = 20 * float(np.finfo(dtype).eps) * (top if dtype == np.float32 else 1)
+    assert loss == pytest.approx(np.log1p(others.sum()), rel=rel, abs=0)
+    assert gradient[0, 0] == pytest.approx(-others.sum() / (1 + others.sum()), rel=rel, abs=0)
+
+
 # --- Threads --------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs a second thread")
 @both_dtypes
 def test_threads_give_the_same_bits(dtype, monkeypatch):
-    case = make_case((20_001, 7, 7, 7), dtype, weights="zeros")  # above _SERIAL_WORK
+    case = make_case((40_001, 7, 7, 7), dtype, weights="zeros")  # above _SERIAL_WORK
     target, results = case.objective, []
     launch, launched = _threads.launch, []
     monkeypatch.setattr(_threads, "launch", lambda *a: (launched.append(1), launch(*a)))
@@ -725,7 +756,7 @@ def test_any_number_of_threads_gives_the_same_bits_from_run_to_run():
         _threads.launch = counting
 
         rng = np.random.default_rng(0)
-        X = rng.normal(size=(50_001, 7)).astype(np.float32)
+        X = rng.normal(size=(100_001, 7)).astype(np.float32)
         target = SoftmaxObjective(X, rng.integers(0, 5, len(X)), l2=0.1)
         params, direction = rng.normal(size=(2, *target.shape))
         results = {}

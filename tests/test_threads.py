@@ -210,7 +210,7 @@ from fastsoftmax._designs import dense
 from fastsoftmax._threads import thread_limit
 
 rng = np.random.default_rng(0)
-X = rng.normal(size=(50_001, 7)).astype(np.float32)
+X = rng.normal(size=(100_001, 7)).astype(np.float32)
 target = SoftmaxObjective(X, rng.integers(0, 5, len(X)), l2=0.1)
 params = rng.normal(size=target.shape)
 
@@ -270,7 +270,7 @@ pid = os.fork()
 if pid == 0:
     from fastsoftmax import SoftmaxObjective, _threads
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(50_001, 7))
+    X = rng.normal(size=(100_001, 7))
     target = SoftmaxObjective(X, rng.integers(0, 5, len(X)))
     with _threads.thread_limit(4):
         value, _ = target.value_and_gradient(np.zeros(target.shape))

@@ -79,8 +79,18 @@ class Design(Protocol):
         intercept: Float64Array,
         coef_direction: Float64Array,
         intercept_direction: Float64Array,
+        probabilities: Array | None = None,
     ) -> Float64Array:
-        """Return the product of the loss sum's Hessian with a direction."""
+        """Return the product of the loss sum's Hessian with a direction.
+
+        `probabilities` are those of `probabilities`, or None to have them computed once more.
+        """
+
+    def probabilities(self, coef: Float64Array, intercept: Float64Array) -> Array:
+        """Return the probabilities of all rows, shape (n, n_classes), in the dtype of X.
+
+        Raises ValueError if a logit is not finite.
+        """
 
     def hessian(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         """Return the Hessian of the loss sum in its identifiable coordinates.

@@ -20,7 +20,8 @@ from fastsoftmax._threads import sweep
 
 #: Entries of a block of rows, or of its curvatures: 4 MB of float64.
 _BLOCK_ENTRIES = 2**19
-_N_LANES = 64
+#: Rows between two sweeps over a Gram matrix.
+_BLOCK_ROWS = 64
 #: Independent accumulations a block is cut into, so that threads have work, ...
 _LEAST_UNITS = 16
 #: ... as long as they have at most so many entries, 256 MB.
@@ -156,7 +157,7 @@ class _DenseSums:
             kernel_view(X),
             kernel_view(curvatures),
             self._n_chunks,
-            np.empty((n_units, D, _N_LANES)),
+            np.empty((n_units, _BLOCK_ROWS, D)),
             self._grams,
         )
 

@@ -314,7 +314,7 @@ def _probabilities_by_class(
     no_soft, no_weights = (kernel_view(np.empty(shape, X.dtype)) for shape in ((0, 0), 0))
     no_sums = (np.empty((0, 0, 0), X.dtype), np.empty((0, 0, 0)))
     sweep(
-        *(kernels.loss_gradient, n_blocks, 2.0 * X.size * n_rows),
+        *(kernels.loss_gradient, n_blocks, n_samples * n_rows * (2.0 * X.shape[1] + 30.0)),
         *(kernel_view(X), pack(coef, intercept, X.dtype), labels, no_soft, no_weights),
         *(no_soft if offset is None else kernel_view(offset), np.array([n_lanes, 0, n_lanes])),
         *(residual, lanes, np.zeros(n_blocks), *no_sums),

@@ -53,10 +53,12 @@ class SparseDesign:
         intercept: Float64Array,
         coef_direction: Float64Array,
         intercept_direction: Float64Array,
+        probabilities: Array | None = None,
     ) -> Float64Array:
         """Return the product of the loss sum's Hessian with a direction."""
         try:
-            P = self._probabilities(self._X, coef, intercept)
+            known = self.probabilities(coef, intercept) if probabilities is None else probabilities
+            P = known[:, -coef.shape[0] :]
         except ValueError:  # logits overflow; the caller tests for it, as with a dense X
             return np.full((coef.shape[0], self.n_features + 1), np.nan)
         T = _logits(self._X, coef_direction, intercept_direction)
@@ -65,6 +67,11 @@ class SparseDesign:
         if self._weights.size:
             T = np.where(self._weights[:, None] > 0, T * self._weights[:, None], 0)
         return self._back(T)
+
+    def probabilities(self, coef: Float64Array, intercept: Float64Array) -> Array:
+        """Return the probabilities of all rows, shape (n, n_classes)."""
+        offset = self._offset if self._offset.size else None
+        return predict(self._X, coef, intercept, Response.PROBABILITIES, offset)
 
     def hessian(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         """Return the Hessian of the loss sum in its identifiable coordinates."""

@@ -13,29 +13,30 @@ def _gram_unit(
     """Add the lower half of ``[X, 1]ᵀ diag(curvature) [X, 1]`` over some rows to ``grams[u]``.
 
     Unit `u` stands for the curvature ``u // n_chunks`` and the chunk ``u % n_chunks`` of rows.
-    The scaled transpose of a block of rows takes the place of a residual in `backward`, one strip
-    of columns after the other, from the diagonal down. Rows of ``grams[u]`` are padded like
-    `params`; what lies above the diagonal is not defined.
+    Scaled rows take the place of a residual in `backward`, one strip of columns after the other,
+    from the diagonal down. Rows of ``grams[u]`` are padded like `params`; what lies above the
+    diagonal is not defined.
     """
     n_samples, n_features = X.shape
-    n_lanes = scaled.shape[2]
+    n_block = scaled.shape[1]
     curvature, rows = curvatures[u // n_chunks], scaled[u]
     chunk_rows = (n_samples + n_chunks - 1) // n_chunks
     start = (u % n_chunks) * chunk_rows
     stop = min(start + chunk_rows, n_samples)
-    strip = STRIP_BYTES // X.itemsize
-    for first in range(start, stop, n_lanes):
-        n = min(n_lanes, stop - first)
+    # Narrow strips waste less above the diagonal: a tenth of all at 50 features, a sixth at 20.
+    strip = STRIP_BYTES // X.itemsize // (2 if n_features <= 128 else 1)
+    for first in range(start, stop, n_block):
+        n = min(n_block, stop - first)
         for i in range(n):
             c = curvature[first + i]
-            x = X[first + i]
+            x, row = X[first + i], rows[i]
             for j in range(n_features):
-                rows[j, i] = c * x[j]
-            rows[n_features, i] = c
+                row[j] = c * x[j]
+            row[n_features] = c
         for j in range(0, n_features, strip):
             columns = (j, min(j + strip, n_features))
-            backward_part(X, first, n, rows, (j, n_features + 1), columns, grams[u])
-        add_row_sums(rows, n, (n_features, n_features + 1), grams[u], n_features)
+            backward_part(X, first, n, rows.T, (j, n_features + 1), columns, grams[u])
+        add_row_sums(rows.T, n, (n_features, n_features + 1), grams[u], n_features)
 
 
 @driver

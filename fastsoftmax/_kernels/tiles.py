@@ -177,6 +177,8 @@ def backward_tile(
 ) -> None:  # fmt: skip
     """Add ``residual[:, :n] @ X[first:first + n]`` for some classes and features to `gradient`.
 
+    `residual` may be a transposed array.
+
     The classes ``k, ..., k + n_classes - 1`` and the features ``j, ..., j + n_features - 1``,
     at most `VECTORS` vectors.
     """
@@ -198,6 +200,7 @@ def _backward_tile(
         start = v.address(x, first, j)
         row_bytes = cgutils.unpack_tuple(builder, x.strides)[0]
         ahead = builder.mul(row_bytes, n)
+        lane_bytes = cgutils.unpack_tuple(builder, r.strides)[1]
         # Whole tiles need no mask; narrower ones have 1 to VECTORS vectors, the last one masked.
         whole = builder.icmp_signed("==", n_features, integer(VECTORS * v.lanes))
         n_before = builder.udiv(builder.sub(n_features, integer(1)), integer(v.lanes))
@@ -219,7 +222,7 @@ def _backward_tile(
                 for column in columns:
                     v.prefetch(builder.add(v.shift(row, column), ahead))
                 for c in range(size):
-                    factor = v.broadcast(v.shift(residuals[c], i))
+                    factor = v.broadcast(builder.add(residuals[c], builder.mul(i, lane_bytes)))
                     for b in range(len(columns)):
                         sums.add_product(c, b, loaded[b], factor)
             for c in range(size):

@@ -103,7 +103,7 @@ class Vectors:
         self.type = ir.VectorType(self.element, self.lanes)
 
     def address(self, array: Any, row: Value, column: Value) -> Value:
-        """Return the address, an integer, of an element of a C-order array with two axes."""
+        """Return the address, an integer, of an element in a row of an array with two axes."""
         stride = cgutils.unpack_tuple(self.builder, array.strides)[0]
         base = self.builder.ptrtoint(array.data, INT64)
         return self.shift(self.builder.add(base, self.builder.mul(row, stride)), column)
