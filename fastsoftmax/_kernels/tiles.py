@@ -164,8 +164,9 @@ def forward(X: Array, first: int, n: int, params: Array, logits: Array) -> None:
     n_groups = (n_rows + most_classes(X) - 1) // most_classes(X)
     for group in range(n_groups):
         k, stop = group * n_rows // n_groups, (group + 1) * n_rows // n_groups
+        ahead = n if group == 0 else 0
         for i in range(0, n, ROWS):
-            forward_tile(X, first + i, first + n - 1, params, k, stop - k, logits, i, n)
+            forward_tile(X, first + i, first + n - 1, params, k, stop - k, logits, i, ahead)
 
 
 # --- Backward: up to 6 classes x VECTORS vectors of features, a loop over rows --------------------
