@@ -1,9 +1,10 @@
-"""Factors of symmetric positive definite matrices, the same bits whatever BLAS is installed."""
+"""Factors of symmetric positive definite matrices, without threads of a BLAS."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import cholesky as kernels
@@ -13,6 +14,11 @@ Matrix = NDArray[np.float64]
 
 class NotPositiveDefiniteError(ValueError):
     """A pivot of a Cholesky factorisation was not positive."""
+
+
+#: Up to this order SciPy does it: no BLAS starts threads for so little, and the first fit of a
+#: small problem need not wait 0.8 s for the kernels.
+_SMALL = 32
 
 
 class Cholesky:
@@ -31,6 +37,15 @@ class Cholesky:
 
     def __init__(self, matrix: Matrix) -> None:
         n = len(matrix)
+        self._is_small = n <= _SMALL
+        if self._is_small:
+            try:
+                self._factor = cholesky(matrix, lower=True, check_finite=False)
+            except LinAlgError:
+                raise NotPositiveDefiniteError("the matrix is not positive definite") from None
+            if not np.all(np.isfinite(self._factor)):
+                raise NotPositiveDefiniteError("the matrix is not finite")
+            return
         n_tiles = -(-n // 4)
         self._order = n
         self._factor = np.eye(4 * n_tiles)  # the tiles beyond the matrix factor to themselves
@@ -43,6 +58,10 @@ class Cholesky:
 
     def solve(self, right: Matrix) -> Matrix:
         """Return ``matrix⁻¹ b`` for a vector (n,), or for each row of an array (m, n)."""
+        if self._is_small:
+            rows = right.reshape(-1, len(self._factor))
+            solution = cho_solve((self._factor, True), rows.T, check_finite=False).T
+            return np.ascontiguousarray(solution).reshape(right.shape)
         solution = np.zeros((right.size // self._order, len(self._factor)))
         solution[:, : self._order] = right.reshape(-1, self._order)
         kernels.solve(0, len(solution), self._factor, solution)

@@ -37,7 +37,7 @@ OUTSIDE = {
     "_threads": {"joblib", "numba"},
     "_validation": {"numpy", "scipy", "sklearn"},
     "_kernels": {"llvmlite", "numba", "numpy"},
-    "_linalg": {"numpy"},
+    "_linalg": {"numpy", "scipy"},
     "functional": {"numpy", "scipy"},
     "_designs": {"numpy", "scipy"},
     "objective": {"numpy"},

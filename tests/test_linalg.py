@@ -9,8 +9,8 @@ from scipy import linalg
 from fastsoftmax._linalg import Cholesky, NotPositiveDefiniteError
 
 EPS = float(np.finfo(np.float64).eps)
-#: Tiles are 4 x 4, so every remainder, and several tiles.
-SIZES = [*range(1, 10), 63, 64, 130]
+#: SciPy's; then tiles of 4 x 4, so every remainder, and several tiles.
+SIZES = [1, 2, 32, *range(33, 41), 63, 64, 130]
 
 every_size = pytest.mark.parametrize("n", SIZES)
 

@@ -84,7 +84,7 @@ class _Partition:
             self.panel_rows = self.n_units * self.n_lanes
         # By columns first: then no part of X is read by two units.
         strips = min(_MOST_UNITS, -(-n_features * itemsize // STRIP_BYTES))
-        self.grid = (min(_MOST_UNITS // strips, -(-n_rows // 6)), strips)
+        self.grid = (min(_MOST_UNITS // strips, -(-n_rows // 5)), strips)
 
     def cuts(self, work: float) -> list[NDArray[np.int64]]:
         """Return ``(chunk_rows, part_start, part_rows)`` for each call that makes up a pass.
