@@ -1,4 +1,4 @@
-"""How a sweep over row blocks runs: in how many threads, and by which driver.
+"""How a sweep over row blocks runs: in how many threads.
 
 A *sweep* is one pass of a kernel over all blocks. Its result has the same bits however it runs,
 because block boundaries depend on shapes only and partial sums are combined in a fixed order.
@@ -115,6 +115,7 @@ def sweep(driver: Callable[..., None], n_units: int, work: float, *arguments: An
     if address is None:
         driver(0, n_units, *arguments)
         return
+    before = numba.get_num_threads()
     # One threaded sweep at a time: a second one would only oversubscribe the cores. Claiming
     # never blocks. An owner that is this very thread was interrupted between claim and release.
     this = threading.current_thread()
@@ -123,13 +124,13 @@ def sweep(driver: Callable[..., None], n_units: int, work: float, *arguments: An
         driver(0, n_units, *arguments)
         return
     _sweeping[0] = this
-    before = numba.get_num_threads()
     try:
         numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
         launch(n_units, address, arguments)
     finally:
         numba.set_num_threads(before)
-        _sweeping.pop(0, None)
+        if _sweeping.get(0) is this:
+            _sweeping.pop(0, None)
 
 
 def threading_layer() -> str:

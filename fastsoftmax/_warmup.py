@@ -12,7 +12,7 @@ from fastsoftmax.linear_model import LogisticRegression
 from fastsoftmax.objective import SoftmaxObjective
 
 #: Rows enough that a pass over 8 features and 3 classes runs in threads.
-_MANY = 50_000
+_MANY = 100_000
 
 
 def warmup(dtypes: Iterable[DTypeLike] = (np.float64, np.float32)) -> None:
@@ -27,7 +27,7 @@ def warmup(dtypes: Iterable[DTypeLike] = (np.float64, np.float32)) -> None:
         Dtypes of X to expect.
     """
     for dtype in dtypes:
-        for n_samples in (60, _MANY):  # the serial and the threaded drivers
+        for n_samples in (60, _MANY):  # in one thread, and in several
             X = np.sin(np.arange(8 * n_samples, dtype=dtype)).reshape(n_samples, 8)
             y = np.arange(n_samples) % 3
             model = LogisticRegression(C=1e-3, max_iter=5, tol=1.0).fit(X, y)
@@ -38,3 +38,9 @@ def warmup(dtypes: Iterable[DTypeLike] = (np.float64, np.float32)) -> None:
             objective.hessian_vector_product(params, params)
             objective.design.class_grams(params[:, :-1], params[:, -1], n_samples, shared=True)
             model.fit(sparse.csr_array(X), y)
+            rows = np.arange(min(n_samples, 10_000))
+            model.fit(np.eye(200, dtype=dtype)[rows % 200], y[rows])  # mostly zeros
+        # So many parameters that threads share one gradient, and a factor that is not SciPy's.
+        X = np.cos(np.arange(600 * 2000, dtype=dtype)).reshape(600, 2000)
+        objective = SoftmaxObjective(X, np.arange(600) % 40)
+        objective.value_and_gradient(np.zeros(objective.shape))

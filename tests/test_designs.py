@@ -6,14 +6,19 @@ import itertools
 import tracemalloc
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import pytest
 import reference
 from scipy import sparse
 
+from fastsoftmax import SoftmaxObjective
 from fastsoftmax._designs import Response, dense, make_design, predict
 from fastsoftmax._designs.dense import DenseDesign
 from fastsoftmax._designs.sparse import SparseDesign
+from fastsoftmax._jit import kernel_view
+from fastsoftmax._kernels import dense as kernels
+from fastsoftmax._kernels.tiles import padded_zeros
 from fastsoftmax._threads import sweep
 from fastsoftmax._validation import Targets, Weights, check_design_matrix, check_targets
 
@@ -374,3 +379,43 @@ def test_float32_gradients_of_csr_add_up_in_float64():
     _, gradient = design.loss_and_gradient(np.array([[-2.2]]), np.zeros(1))
     p = 1.0 / (1.0 + np.exp(2.2))
     np.testing.assert_allclose(gradient, n_samples * p, rtol=1e-6)
+
+
+# --- Rows of weight 0, parts of a shared gradient -------------------------------------------------
+
+
+@pytest.mark.parametrize("storage", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_second_order_sums_ignore_rows_of_weight_zero(n_classes, storage):
+    """Also rows whose square, or whose logits, overflow."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(50, 4)), rng.integers(0, n_classes, 50)
+    weights = np.ones(50)
+    weights[::7] = 0
+    extreme = X.copy()
+    extreme[::7] = 1e300
+    few = SoftmaxObjective(X[weights > 0], y[weights > 0], n_classes=n_classes).design
+    all_rows = SoftmaxObjective(storage(extreme), y, n_classes=n_classes, sample_weight=weights)
+    coef = 1e10 * np.ones((all_rows.n_rows, 4)) + rng.normal(size=(all_rows.n_rows, 4))
+    arguments = coef - 1e10, np.zeros(all_rows.n_rows)
+    design = all_rows.design
+    np.testing.assert_allclose(design.hessian(*arguments), few.hessian(*arguments), rtol=1e-10)
+    grams = design.class_grams(*arguments, 10**6, False)
+    np.testing.assert_allclose(grams, few.class_grams(*arguments, 10**6, False), rtol=1e-10)
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="signs of zeros are those of the tiles")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n_features", [3, 60, 64, 150])
+def test_parts_of_a_shared_gradient_do_not_overlap(n_features, dtype):
+    """Adding +0 turns -0 into +0: so one sees which entries a part writes, also back unchanged."""
+    n_rows, grid = 12, np.array([2, -(-n_features * np.dtype(dtype).itemsize // 256)])
+    X = kernel_view(np.zeros((20, n_features), dtype))
+    residual = np.ones((2, n_rows, 16), dtype)
+    writers = np.zeros((n_rows, n_features + 1), int)
+    for part in range(grid[0] * grid[1]):
+        gradient = padded_zeros((n_rows, n_features + 1), np.dtype(dtype))
+        gradient.fill(-0.0)
+        kernels.products(part, part + 1, X, residual, grid, gradient)
+        writers += ~np.signbit(gradient[:, : n_features + 1])
+    assert (writers == 1).all()

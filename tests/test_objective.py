@@ -721,6 +721,26 @@ def test_the_loss_of_a_sample_with_probability_one_keeps_its_precision(top, dtyp
     assert gradient[0, 0] == pytest.approx(-others.sum() / (1 + others.sum()), rel=rel, abs=0)
 
 
+@both_dtypes
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_one_hot_soft_targets_are_labels_to_the_last_digits(n_classes, dtype):
+    """Also where the label has a probability near 1, so that p - 1 would cancel."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(130, 3)).astype(dtype), rng.integers(0, n_classes, 130)
+    soft = SoftmaxObjective(X, np.eye(n_classes)[y], n_rows=n_classes)
+    hard = SoftmaxObjective(X, y, n_classes=n_classes, n_rows=n_classes)
+    for scale in (1.0, 30.0):
+        params = scale * rng.normal(size=soft.shape)
+        value, gradient = hard.value_and_gradient(params)
+        again, other = soft.value_and_gradient(params)
+        assert again == pytest.approx(value, rel=50 * float(np.finfo(dtype).eps))
+        near(other, gradient, dtype)
+    one = SoftmaxObjective(np.ones((1, 1), dtype), np.eye(4)[:1])
+    params = np.array([[60.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    gradient = one.value_and_gradient(params)[1]
+    assert gradient[0, 0] == pytest.approx(-3 * np.exp(-60), rel=1e-4)
+
+
 # --- Threads --------------------------------------------------------------------------------------
 
 

@@ -85,21 +85,26 @@ def hessian(blocks: Iterable[Block], n_rows: int, n_features: int, density: floa
 def hessian_passes(n_rows: int, n_features: int, density: float) -> float:
     """Return the cost of `hessian` in passes over a dense X."""
     n_free = max(1, n_rows - 1)
-    one_pass = 0.08 * n_features * n_rows  # as `_costs`: 4 d K operations at 50 GFLOP/s
+    one_pass = _ONE_PASS * n_features * n_rows
     return min(_costs(n_features + 1, n_free * (n_free + 1) // 2, density)) / one_pass
 
 
 def _costs(D: int, m: int, density: float) -> tuple[float, float]:
     """Return nanoseconds per row, two threads, of `_DenseSums` and of `_SparseSums`.
 
-    Measured at D from 14 to 120 and m from 1 to 66, to a factor of 2: the dense products run at
-    30 GFLOP/s and ignore the symmetry; a product of two non-zeros costs 2 ns to find and 0.2 ns
-    per curvature.
+    Measured at D from 14 to 301 and m from 1 to 66, to a factor of 2: the dense products run at 30
+    to 90 GFLOP/s, counted by the half that is summed; a product of two non-zeros costs 1.5 ns to
+    find and 0.13 ns per curvature.
     """
     n_nonzero = density * (D - 1) + 1.0
     n_products = n_nonzero * (n_nonzero + 1.0) / 2.0
     curvatures = 3.0 * m  # forming them, in NumPy
-    return curvatures + 0.06 * m * D**2, curvatures + n_products * (2.0 + 0.2 * m)
+    dense = m * D * (0.011 * D + 0.4)
+    return curvatures + dense, curvatures + 3.0 * D + n_products * (1.5 + 0.13 * m)
+
+
+#: Nanoseconds of a pass per row, feature and logit row, as in `_costs`: 4 operations at 90 GFLOP/s.
+_ONE_PASS = 0.045
 
 
 def class_gram_passes(
@@ -109,7 +114,7 @@ def class_gram_passes(
     D = n_features + 1
     sums = min(n_samples, most_rows) * min(_costs(D, n_rows, density))
     factors = n_rows * D**3 / 3.0 / 35.0  # 35 GFLOP/s
-    return (sums + factors) / (0.08 * n_samples * n_features * n_rows)
+    return (sums + factors) / (_ONE_PASS * n_samples * n_features * n_rows)
 
 
 def class_grams(
@@ -163,11 +168,16 @@ class _DenseSums:
 
     def matrices(self) -> Float64Array:
         """Return the sums, shape (m, D, D)."""
-        n_units, D, _ = self._grams.shape
-        parts = self._grams.reshape(n_units // self._n_chunks, self._n_chunks, D, -1)
+        D = self._grams.shape[1]
+        sums = self._grams[:: self._n_chunks]
         with np.errstate(over="ignore", invalid="ignore"):  # a factor looks for it
-            lower = np.tril(parts[..., :D].sum(axis=1))
-        return lower + np.tril(lower, -1).swapaxes(1, 2)
+            for chunk in range(1, self._n_chunks):
+                sums += self._grams[chunk :: self._n_chunks]
+        for gram in sums:
+            lower = np.tril(gram[:, :D], -1)
+            gram[:, :D] = np.tril(gram[:, :D])
+            gram[:, :D] += lower.T
+        return sums[:, :, :D]
 
 
 class _SparseSums:

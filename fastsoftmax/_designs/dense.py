@@ -33,6 +33,10 @@ _CALL_WORK = 4e9
 #: Gradients of all chunks together take at most so much memory, or this share of X.
 _GRADIENT_BYTES = 2**23
 _GRADIENT_SHARE = 0.05
+#: Logits of all units together; bounds the units where there are more than 10^5 classes.
+_SCRATCH_BYTES = 2**26
+#: Rows of a shared gradient that a part has at least: about those of a register tile.
+_LEAST_PART_ROWS = 5
 #: Rows of X that two sweeps read one after the other, better from a shared cache: 10 % faster
 #: than with eight times as many, on 5000 x 2000 x 20.
 _PANEL_BYTES = 2**22
@@ -70,7 +74,9 @@ class _Partition:
         self.want_gradient = want_gradient
         self.n_lanes = _lanes_of_block(n_features, n_rows, itemsize)
         n_blocks = -(-n_samples // self.n_lanes)
-        self.chunk_rows = -(-n_blocks // max(1, min(_MOST_UNITS, n_blocks))) * self.n_lanes
+        scratch = self.n_lanes * (n_rows + N_LANE_ROWS) * itemsize
+        most_units = max(1, min(_MOST_UNITS, n_blocks, _SCRATCH_BYTES // scratch))
+        self.chunk_rows = -(-n_blocks // most_units) * self.n_lanes
         self.n_units = -(-n_samples // self.chunk_rows) if n_samples else 0
         gradients = self.n_units * n_rows * (n_features + 1) * (8 if itemsize == 8 else 12)
         affordable = max(_GRADIENT_BYTES, _GRADIENT_SHARE * n_samples * n_features * itemsize)
@@ -80,11 +86,11 @@ class _Partition:
                 _LEAST_PANEL_BLOCKS, _PANEL_BYTES // (n_features * itemsize * self.n_lanes)
             )
             interruptible = int(_CALL_WORK / (2.0 * n_features * n_rows * self.n_lanes))
-            self.n_units = max(1, min(cached, interruptible, _MOST_UNITS, n_blocks))
+            self.n_units = max(1, min(cached, interruptible, most_units))
             self.panel_rows = self.n_units * self.n_lanes
         # By columns first: then no part of X is read by two units.
         strips = min(_MOST_UNITS, -(-n_features * itemsize // STRIP_BYTES))
-        self.grid = (min(_MOST_UNITS // strips, -(-n_rows // 5)), strips)
+        self.grid = (min(_MOST_UNITS // strips, -(-n_rows // _LEAST_PART_ROWS)), strips)
 
     def cuts(self, work: float) -> list[NDArray[np.int64]]:
         """Return ``(chunk_rows, part_start, part_rows)`` for each call that makes up a pass.
@@ -281,11 +287,18 @@ class DenseDesign:
     ) -> Iterator[curvature.Block]:
         """Yield every `step`-th row in blocks of a few MB."""
         for rows in curvature.row_slices(self.n_samples, self.n_features, coef.shape[0], step):
-            X = np.ascontiguousarray(self._X[rows])
+            X = self._X[rows]
             offset = self._offset[rows] if self._offset.size else None
-            P = _probabilities_by_class(X, coef, intercept, offset)
             weights = self._weights[rows] if self._weights.size else None
-            yield curvature.block(X, P, weights)
+            if weights is not None and not weights.all():
+                # A row of weight 0 is as if removed, also one whose square or logits overflow.
+                counts = weights > 0
+                X, weights = X[counts], weights[counts]
+                offset = None if offset is None else offset[counts]
+            X = np.ascontiguousarray(X)
+            if len(X):
+                P = _probabilities_by_class(X, coef, intercept, offset)
+                yield curvature.block(X, P, weights)
 
 
 def pack(coef: Array, intercept: Array, dtype: np.dtype[Any]) -> Array:
@@ -302,26 +315,24 @@ def _probabilities_by_class(
 ) -> Array:
     """Return the probabilities of logit rows at some rows of X, shape (n_rows, n_samples).
 
-    They are the residuals for targets that are class 0 throughout, but for a 1. So a fit needs no
-    other kernel than its own; that of `predict` takes 2.5 s to compile.
+    They are the residuals for targets that are 0 throughout. So a fit needs no other kernel than
+    its own; that of `predict` takes 2.5 s to compile.
     """
     n_samples, n_rows = len(X), coef.shape[0]
     n_lanes = _lanes_of_block(X.shape[1], n_rows, X.dtype.itemsize)
     n_blocks = -(-n_samples // n_lanes)
     residual = np.empty((n_blocks, n_rows, n_lanes), X.dtype)
     lanes = np.empty((n_blocks, N_LANE_ROWS, n_lanes), X.dtype)
-    labels = kernel_view(np.zeros(n_samples, np.int32))
-    no_soft, no_weights = (kernel_view(np.empty(shape, X.dtype)) for shape in ((0, 0), 0))
-    no_sums = (np.empty((0, 0, 0), X.dtype), np.empty((0, 0, 0)))
+    no_labels, no_weights = kernel_view(np.empty(0, np.int32)), kernel_view(np.empty(0, X.dtype))
+    zeros = kernel_view(np.zeros((n_samples, max(2, n_rows)), X.dtype))
+    no_offset, no_sums = zeros[:0, :n_rows], (np.empty((0, 0, 0), X.dtype), np.empty((0, 0, 0)))
     sweep(
         *(kernels.loss_gradient, n_blocks, n_samples * n_rows * (2.0 * X.shape[1] + 30.0)),
-        *(kernel_view(X), pack(coef, intercept, X.dtype), labels, no_soft, no_weights),
-        *(no_soft if offset is None else kernel_view(offset), np.array([n_lanes, 0, n_lanes])),
-        *(residual, lanes, np.zeros(n_blocks), *no_sums),
+        *(kernel_view(X), pack(coef, intercept, X.dtype), no_labels, zeros, no_weights),
+        kernel_view(no_offset if offset is None else offset),
+        *(np.array([n_lanes, 0, n_lanes]), residual, lanes, np.zeros(n_blocks), *no_sums),
     )
     P = residual.swapaxes(0, 1).reshape(n_rows, -1)[:, :n_samples]
-    if n_rows > 1:
-        P[0] += 1
     if not np.all(np.isfinite(P)):
         raise ValueError(_OVERFLOW)
     return P

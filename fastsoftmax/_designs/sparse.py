@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastsoftmax._designs import curvature
 from fastsoftmax._designs.base import Array, Float64Array, Response
@@ -142,7 +143,11 @@ class SparseDesign:
         return gradient
 
     def _probabilities(
-        self, X: Any, coef: Float64Array, intercept: Float64Array, rows: slice = slice(None)
+        self,
+        X: Any,
+        coef: Float64Array,
+        intercept: Float64Array,
+        rows: slice | NDArray[np.intp] = slice(None),
     ) -> Array:
         """Return probabilities, one column per logit row."""
         offset = self._offset[rows] if self._offset.size else None
@@ -154,10 +159,14 @@ class SparseDesign:
     ) -> Iterator[curvature.Block]:
         """Yield every `step`-th row in dense blocks of a few MB."""
         for rows in curvature.row_slices(self.n_samples, self.n_features, coef.shape[0], step):
-            X = self._X[rows]
-            P = self._probabilities(X, coef, intercept, rows)
-            weights = self._weights[rows] if self._weights.size else None
-            yield curvature.block(X.toarray(), np.ascontiguousarray(P.T), weights)
+            chosen = np.arange(self.n_samples)[rows]
+            if self._weights.size:  # a row of weight 0 is as if removed
+                chosen = chosen[self._weights[chosen] > 0]
+            if len(chosen):
+                X = self._X[chosen]
+                P = self._probabilities(X, coef, intercept, chosen)
+                weights = self._weights[chosen] if self._weights.size else None
+                yield curvature.block(X.toarray(), P.T, weights)
 
 
 def _logits(X: Any, coef: Array, intercept: Array) -> Array:

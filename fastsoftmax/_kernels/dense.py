@@ -23,7 +23,8 @@ Conventions
   the number of classes, or 1 for two classes with one logit row.
 - ``labels`` (n,) int32, or ``soft`` (n, n_classes) whose rows sum to 1; ``weights`` (n,);
   ``offset`` (n, n_rows), added to the logits. An array of size 0 means "not given".
-- Results are unnormalised sums per chunk in float64; who adds them up does so in chunk order.
+- Results are unnormalised sums in float64, one for each chunk or one in all; who adds them up does
+  so in chunk order.
 - Nothing is checked here: shapes, label ranges and finite X are guaranteed by `_validation`.
   Logits that overflow give a loss that is not finite, which the caller must test.
 """
@@ -122,7 +123,7 @@ def _clear(rows: Array) -> None:
 
 @block_kernel
 def _loss_gradient_chunk(
-    c: Array, X: Array, params: Array, labels: Array, soft: Array, weights: Array, offset: Array,
+    c: int, X: Array, params: Array, labels: Array, soft: Array, weights: Array, offset: Array,
     cut: Array, logits: Array, lanes: Array, losses: Array, partial: Array,
     gradients: Array,
 ) -> None:  # fmt: skip
@@ -174,7 +175,7 @@ def loss_gradient(
 
 @block_kernel
 def _hessian_vector_chunk(
-    c: Array, X: Array, params: Array, direction: Array, known: Array, weights: Array,
+    c: int, X: Array, params: Array, direction: Array, known: Array, weights: Array,
     offset: Array, cut: Array, slopes: Array, lanes: Array, logits: Array,
     partial: Array, products: Array,
 ) -> None:  # fmt: skip
@@ -222,7 +223,7 @@ def hessian_vector(
 
 
 @block_kernel
-def _product_part(u: Array, X: Array, residual: Array, grid: Array, gradient: Array) -> None:
+def _product_part(u: int, X: Array, residual: Array, grid: Array, gradient: Array) -> None:
     """Add a part of ``Rᵀ [X, 1]`` to `gradient`; ``residual[b]`` is that of the b-th block.
 
     Part `u` of ``grid = (parts of the classes, parts of the features)``, which no other owns.
@@ -239,7 +240,7 @@ def _product_part(u: Array, X: Array, residual: Array, grid: Array, gradient: Ar
         n = min(n_lanes, X.shape[0] - first)
         R = residual[first // n_lanes]
         backward_part(X, first, n, R, rows, columns, gradient)
-        if q == 0:
+        if q == grid[1] - 1:  # who writes the vector that this column is in, too
             add_row_sums(R, n, rows, gradient, n_features)
 
 

@@ -8,7 +8,7 @@ from fastsoftmax._kernels.tiles import STRIP_BYTES, add_row_sums, backward_part
 
 @block_kernel
 def _gram_unit(
-    u: Array, X: Array, curvatures: Array, n_chunks: int, scaled: Array, grams: Array
+    u: int, X: Array, curvatures: Array, n_chunks: int, scaled: Array, grams: Array
 ) -> None:
     """Add the lower half of ``[X, 1]ᵀ diag(curvature) [X, 1]`` over some rows to ``grams[u]``.
 
@@ -50,7 +50,7 @@ def weighted_grams(first, last, X, curvatures, n_chunks, scaled, grams):
 
 @block_kernel
 def _sparse_gram_chunk(
-    c: Array,
+    c: int,
     X: Array,
     curvatures: Array,
     n_chunks: int,

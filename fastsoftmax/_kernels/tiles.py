@@ -24,6 +24,7 @@ from fastsoftmax._jit import Array, block_kernel, compiled_as
 from fastsoftmax._kernels.vectors import (
     Accumulators,
     Builder,
+    Registers,
     Value,
     Vectors,
     cases,
@@ -41,8 +42,8 @@ ROWS = VECTORS = 4
 #: Backward tiles are this wide, or a whole fraction of it.
 STRIP_BYTES = 256
 
-#: Blocks whose products add up in the dtype of X before `flush`: 2048 rows of float32 sums, a
-#: relative error of about 1e-6 at the worst.
+#: Blocks whose products add up in the dtype of X before `flush`: 2048 rows of float32 sums, with a
+#: relative error of some 1e-6 (1e-5 where all terms have one sign).
 FLUSH_BLOCKS = 32
 
 
@@ -61,18 +62,22 @@ def padded_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 
 def most_classes(array: Array) -> int:
-    """Return the most classes of a tile: 20 sums for 32 registers, 8 for 16.
+    """Return the most classes of a tile, 4 times which are sums in registers.
 
-    With 24 sums no shape is faster, and the kernels take a tenth longer to compile.
+    20 sums for 32 registers: 24 made no shape faster, and the kernels a tenth longer to compile.
+    12 sums for the 16 registers of AVX2, which leaves 3 factors and 1 load; 8 of the older ones,
+    where a product takes a register of its own before it is added.
     """
     return 5
 
 
-def _most_classes(n_registers: int) -> int:
-    return 5 if n_registers == 32 else 2
+def _most_classes(registers: Registers) -> int:
+    if registers.n_registers == 32:
+        return 5
+    return 3 if registers.n_bytes == 32 else 2
 
 
-target_constant(most_classes, lambda registers, itemsize: _most_classes(registers.n_registers))
+target_constant(most_classes, lambda registers, itemsize: _most_classes(registers))
 
 
 # --- Forward: ROWS rows x up to 5 classes, a loop over vectors of features ------------------------
@@ -122,13 +127,12 @@ def _forward_tile(
             sums = Accumulators(v, [[v.zero] * ROWS] * size)
 
             def add(j: Value, mask: Value | None = None) -> None:
-                loaded = [v.load(v.shift(row, j), mask) for row in rows]
-                for row in rows:
-                    v.prefetch(builder.add(v.shift(row, j), ahead))
-                for c in range(size):
-                    factor = v.load(v.shift(coefs[c], j))
-                    for r in range(ROWS):
-                        sums.add_product(c, r, loaded[r], factor)
+                factors = [v.load(v.shift(coef, j)) for coef in coefs]
+                for r in range(ROWS):
+                    x = v.load(v.shift(rows[r], j), mask)
+                    v.prefetch(builder.add(v.shift(rows[r], j), ahead))
+                    for c in range(size):
+                        sums.add_product(c, r, x, factors[c])
 
             with plain_loop(builder, integer(0), n_whole, integer(v.lanes)) as j:
                 add(j)
@@ -139,9 +143,7 @@ def _forward_tile(
                 logits_of_rows = builder.fadd(v.four_sums(sums.row(c)), bias)
                 v.store(logits_of_rows, v.address(z, classes[c], lane))
 
-        cases(
-            builder, n_classes, range(1, _most_classes(registers(context).n_registers) + 1), build
-        )
+        cases(builder, n_classes, range(1, _most_classes(registers(context)) + 1), build)
         return context.get_dummy_value()
 
     return types.void(X, i, last, params, k, n_classes, logits, lane, ahead), codegen
@@ -181,7 +183,8 @@ def backward_tile(
 ) -> None:  # fmt: skip
     """Add ``residual[:, :n] @ X[first:first + n]`` for some classes and features to `gradient`.
 
-    `residual` may be a transposed array.
+    `residual` may be a transposed array. Whole vectors of `gradient` are read and written back: no
+    other thread may write to the columns up to the next multiple of a vector.
 
     The classes ``k, ..., k + n_classes - 1`` and the features ``j, ..., j + n_features - 1``,
     at most `VECTORS` vectors.
@@ -222,18 +225,18 @@ def _backward_tile(
             sums = Accumulators(v, [[v.load(t) for t in row] for row in targets])
             with plain_loop(builder, integer(0), n, integer(1)) as i:
                 row = builder.add(start, builder.mul(i, row_bytes))
-                loaded = [v.load(v.shift(row, columns[b]), masks[b]) for b in range(len(columns))]
-                for column in columns:
+                lane = builder.mul(i, lane_bytes)
+                factors = [v.broadcast(builder.add(r_k, lane)) for r_k in residuals]
+                for b, column in enumerate(columns):
+                    x_b = v.load(v.shift(row, column), masks[b])
                     v.prefetch(builder.add(v.shift(row, column), ahead))
-                for c in range(size):
-                    factor = v.broadcast(builder.add(residuals[c], builder.mul(i, lane_bytes)))
-                    for b in range(len(columns)):
-                        sums.add_product(c, b, loaded[b], factor)
+                    for c in range(size):
+                        sums.add_product(c, b, x_b, factors[c])
             for c in range(size):
                 for value, target in zip(sums.row(c), targets[c], strict=True):
                     v.store(value, target)
 
-        most = _most_classes(registers(context).n_registers)
+        most = _most_classes(registers(context))
         key = builder.add(builder.mul(n_classes, integer(VECTORS + 1)), shape)
         cases(builder, key, range(VECTORS + 1, (most + 1) * (VECTORS + 1)), build)
         return context.get_dummy_value()
