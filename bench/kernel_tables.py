@@ -129,9 +129,9 @@ def _grams(found: Measurements) -> TextTable:
         "Weighted Gram blocks",
         header,
         rows,
-        "The Hessian of one logit row, which is a block `[X, 1]ᵀ diag(w) [X, 1]` with its weights; "
-        "counted as n d (d + 1) operations, one triangle, of the peak of the dtype of X. "
-        "scikit-learn's is `sandwich_dot` with given weights.",
+        "One block `[X, 1]ᵀ diag(w) [X, 1]` with given weights, counted as n d (d + 1) operations, "
+        "one triangle, of the peak in float64, in which both dtypes are summed. scikit-learn's is "
+        "`sandwich_dot`.",
     )
 
 
@@ -139,7 +139,8 @@ def peak_share(found: Measurements, shape: Shape, dtype: str, threads: str = "2"
     """Return our share of the peak in Gram blocks, at as many threads."""
     flops = found.operations["gram_block"].bound_arguments(shape, dtype)[1]
     attained = flops / found.seconds("gram_block", shape, dtype, threads=threads)
-    return attained / found.machine[threads].peak[dtype]
+    # Both dtypes are summed in float64: a Hessian has the squared condition number of X.
+    return attained / found.machine[threads].peak["float64"]
 
 
 def _predictions(found: Measurements, name: str) -> TextTable:

@@ -412,7 +412,7 @@ print(json.dumps({{
         "loss_gradient": 2,
         "hessian_vector": 2,
         "predict": 2,
-        "weighted_grams": 1,  # always float64
+        "weighted_grams": 2,
         "residual_rows": 2,
         "factor": 0,  # no solver ran
     }

@@ -1,7 +1,7 @@
 """Second-order sums from blocks of dense rows.
 
-Blocks are converted to float64 whatever the dtype of X: a Hessian of squared condition number
-needs the digits, and one compilation serves both dtypes. No BLAS: its threads would spin on the
+Sums are float64 whatever the dtype of X: a Hessian of squared condition number needs the digits.
+No BLAS: its threads would spin on the
 cores that the next pass over X needs.
 """
 
@@ -18,7 +18,7 @@ from fastsoftmax._kernels import gram as kernels
 from fastsoftmax._kernels.tiles import padded_zeros
 from fastsoftmax._threads import sweep
 
-#: Entries of a block of rows, or of its curvatures: 4 MB of float64.
+#: Entries that are made for a block of rows: 4 MB of float64.
 _BLOCK_ENTRIES = 2**19
 #: Rows between two sweeps over a Gram matrix.
 _BLOCK_ROWS = 64
@@ -33,20 +33,19 @@ _SPARSE_CHUNKS = 4
 
 
 class Block(NamedTuple):
-    """Some rows, in float64: X, one probability per logit row, class-major, and weights."""
+    """Some rows: X, and in float64 a probability per logit row, class-major, and weights."""
 
-    X: Float64Array
+    X: Array
     probabilities: Float64Array
     weights: Float64Array
 
 
-def row_slices(n_samples: int, n_features: int, n_rows: int, step: int = 1) -> list[slice]:
+def row_slices(n_samples: int, n_entries: int, step: int = 1) -> list[slice]:
     """Return slices that cover every `step`-th row, in blocks of a few MB.
 
-    What is held per row is X, or the curvatures: one for each pair of `n_rows` logit rows.
+    `n_entries` are those that are made for each row: pairs of logit rows, and a copy of X if any.
     """
-    width = max(n_features + 1, n_rows * (n_rows + 1) // 2)
-    block = max(64, _BLOCK_ENTRIES // width) * step
+    block = max(64, _BLOCK_ENTRIES // n_entries) * step
     return [slice(i, min(i + block, n_samples), step) for i in range(0, n_samples, block)]
 
 
@@ -60,7 +59,7 @@ def block(X: Array, probabilities: Array, weights: Array | None) -> Block:
     """Return a block from rows of X, their probabilities (n_rows, n) and scaled weights."""
     w = np.ones(len(X)) if weights is None else weights.astype(np.float64)
     P = np.ascontiguousarray(probabilities, dtype=np.float64)
-    return Block(np.ascontiguousarray(X, dtype=np.float64), P, w)
+    return Block(X, P, w)
 
 
 def hessian(blocks: Iterable[Block], n_rows: int, n_features: int, density: float) -> Float64Array:
@@ -133,7 +132,7 @@ def class_diagonals(blocks: Iterable[Block], n_rows: int, n_features: int) -> Fl
     total = np.zeros((n_rows, n_features + 1))
     for X, P, w in blocks:
         curvatures = w * P * (1.0 - P)
-        total[:, :-1] += np.einsum("ki,ij->kj", curvatures, np.square(X))
+        total[:, :-1] += np.einsum("ki,ij->kj", curvatures, np.square(X, dtype=np.float64))
         total[:, -1] += curvatures.sum(axis=1)
     return total
 
@@ -152,7 +151,7 @@ class _DenseSums:
         self._n_chunks = min(-(-_LEAST_UNITS // m), affordable)
         self._grams = padded_zeros((m * self._n_chunks, D, D), np.dtype(np.float64))
 
-    def add(self, X: Float64Array, curvatures: Float64Array) -> None:
+    def add(self, X: Array, curvatures: Float64Array) -> None:
         """Add a block, with curvatures of shape (m, n)."""
         n_units, D, _ = self._grams.shape
         sweep(
@@ -162,7 +161,7 @@ class _DenseSums:
             kernel_view(X),
             kernel_view(curvatures),
             self._n_chunks,
-            np.empty((n_units, _BLOCK_ROWS, D)),
+            *(padded_zeros((n_units, _BLOCK_ROWS, D), np.dtype(np.float64)) for _ in range(2)),
             self._grams,
         )
 
@@ -189,7 +188,7 @@ class _SparseSums:
         self._n_chunks = min(_SPARSE_CHUNKS, max(1, _GRAM_ENTRIES // size))
         self._grams = np.zeros((self._n_chunks, D * (D + 1) // 2, m))
 
-    def add(self, X: Float64Array, curvatures: Float64Array) -> None:
+    def add(self, X: Array, curvatures: Float64Array) -> None:
         """Add a block, with curvatures of shape (m, n)."""
         sweep(
             kernels.sparse_grams,

@@ -286,7 +286,10 @@ class DenseDesign:
         self, coef: Float64Array, intercept: Float64Array, step: int = 1
     ) -> Iterator[curvature.Block]:
         """Yield every `step`-th row in blocks of a few MB."""
-        for rows in curvature.row_slices(self.n_samples, self.n_features, coef.shape[0], step):
+        n_rows = coef.shape[0]
+        # Rows of X are copied unless all are taken.
+        n_entries = n_rows * (n_rows + 1) // 2 + 2 * n_rows + (self.n_features if step > 1 else 0)
+        for rows in curvature.row_slices(self.n_samples, n_entries, step):
             X = self._X[rows]
             offset = self._offset[rows] if self._offset.size else None
             weights = self._weights[rows] if self._weights.size else None

@@ -158,7 +158,9 @@ class SparseDesign:
         self, coef: Float64Array, intercept: Float64Array, step: int = 1
     ) -> Iterator[curvature.Block]:
         """Yield every `step`-th row in dense blocks of a few MB."""
-        for rows in curvature.row_slices(self.n_samples, self.n_features, coef.shape[0], step):
+        n_rows = coef.shape[0]
+        n_entries = n_rows * (n_rows + 1) // 2 + 2 * n_rows + self.n_features
+        for rows in curvature.row_slices(self.n_samples, n_entries, step):
             chosen = np.arange(self.n_samples)[rows]
             if self._weights.size:  # a row of weight 0 is as if removed
                 chosen = chosen[self._weights[chosen] > 0]

@@ -92,6 +92,26 @@ def vector_lanes(array: Array) -> int:
 target_constant(vector_lanes, lambda registers, itemsize: registers.n_bytes // itemsize)
 
 
+def prefetch(array: Array, row: int, column: int) -> None:
+    """Ask for the cache line of an element, which need not exist."""
+
+
+@intrinsic
+def _prefetch(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Value:
+        vectors = Vectors(context, builder, array.dtype)
+        place = context.make_array(signature.args[0])(context, builder, args[0])
+        vectors.prefetch(vectors.address(place, args[1], args[2]))
+        return context.get_dummy_value()
+
+    return types.void(array, row, column), codegen
+
+
+@compiled_as(prefetch)
+def _overload_prefetch(array: Any, row: Any, column: Any) -> Any:
+    return lambda array, row, column: _prefetch(array, row, column)
+
+
 class Vectors:
     """Vectors of one float dtype in the function that `builder` is building."""
 
