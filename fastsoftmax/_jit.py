@@ -88,7 +88,7 @@ class _RegisterCallee(LoweringPass):
 
     _name = "fastsoftmax_register_callee"
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # abstract in Numba's class
         super().__init__()
 
     def run_pass(self, state: Any) -> bool:

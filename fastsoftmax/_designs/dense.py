@@ -279,16 +279,17 @@ class DenseDesign:
 
     def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows."""
-        blocks = self._blocks(coef, intercept)
+        blocks = self._blocks(coef, intercept, copied=True)
         return curvature.class_diagonals(blocks, coef.shape[0], self.n_features)
 
     def _blocks(
-        self, coef: Float64Array, intercept: Float64Array, step: int = 1
+        self, coef: Float64Array, intercept: Float64Array, step: int = 1, copied: bool = False
     ) -> Iterator[curvature.Block]:
-        """Yield every `step`-th row in blocks of a few MB."""
+        """Yield every `step`-th row in blocks of which a few MB are made, or copied if `copied`."""
         n_rows = coef.shape[0]
-        # Rows of X are copied unless all are taken.
-        n_entries = n_rows * (n_rows + 1) // 2 + 2 * n_rows + (self.n_features if step > 1 else 0)
+        n_entries = n_rows * (n_rows + 1) // 2 + 2 * n_rows
+        if copied or step > 1 or self._weights.size:
+            n_entries += self.n_features
         for rows in curvature.row_slices(self.n_samples, n_entries, step):
             X = self._X[rows]
             offset = self._offset[rows] if self._offset.size else None

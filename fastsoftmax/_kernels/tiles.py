@@ -46,18 +46,17 @@ STRIP_BYTES = 256
 #: relative error of some 1e-6 (1e-5 where all terms have one sign).
 FLUSH_BLOCKS = 32
 
-
-#: Rows of parameters and gradients start on a cache line and are whole vectors of any CPU.
-_ROW_BYTES = 64
+#: Parameters and gradients start on a cache line; their rows are whole vectors of any CPU.
+_LINE_BYTES = 64
 
 
 def padded_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return zeros for parameters or gradients, the last axis padded to whole vectors."""
-    width = -(-shape[-1] // 16) * 16
+    width = -(-shape[-1] // 16) * 16  # 64 bytes of float32; float64 has the same shape
     padded = (*shape[:-1], width)
     size = math.prod(padded) * dtype.itemsize
-    memory = np.zeros(size + _ROW_BYTES, np.uint8)
-    start = -memory.ctypes.data % _ROW_BYTES
+    memory = np.zeros(size + _LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % _LINE_BYTES
     return memory[start : start + size].view(dtype).reshape(padded)
 
 
@@ -129,10 +128,10 @@ def _forward_tile(
             def add(j: Value, mask: Value | None = None) -> None:
                 factors = [v.load(v.shift(coef, j)) for coef in coefs]
                 for r in range(ROWS):
-                    x = v.load(v.shift(rows[r], j), mask)
+                    x_r = v.load(v.shift(rows[r], j), mask)
                     v.prefetch(builder.add(v.shift(rows[r], j), ahead))
                     for c in range(size):
-                        sums.add_product(c, r, x, factors[c])
+                        sums.add_product(c, r, x_r, factors[c])
 
             with plain_loop(builder, integer(0), n_whole, integer(v.lanes)) as j:
                 add(j)
