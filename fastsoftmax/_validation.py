@@ -151,12 +151,37 @@ def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
             "of labels, for example with y.astype(int) or y.astype(str)."
         )
     check_classification_targets(y)
-    classes, labels = np.unique(y, return_inverse=True)
+    classes, labels = _classes_and_indices(y)
     if len(classes) < 2:
         raise ValueError(
             "This solver needs samples of at least 2 classes in the data, but the data contains "
             f"only one class: {classes[0]!r}"
         )
+    return classes, labels
+
+
+#: Integer labels in a range of at most so many numbers need no sort.
+_MOST_CODES = 2**16
+
+
+def _classes_and_indices(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Return the sorted classes in `y` and each row's index into them.
+
+    For integers block by block: `np.unique` holds five copies of `y` at a time, 200 MB for 5
+    million rows, a tenth of a float32 X with 100 features.
+    """
+    low, high = (int(y.min()), int(y.max())) if y.dtype.kind in "iu" else (0, 2**63)
+    if high - low < _MOST_CODES and high < 2**62:
+        blocks = [slice(i, i + _MOST_CODES) for i in range(0, len(y), _MOST_CODES)]
+        is_there = np.zeros(high - low + 1, bool)
+        for rows in blocks:
+            is_there[np.subtract(y[rows], low, dtype=np.int64)] = True
+        index = np.cumsum(is_there, dtype=np.int32) - np.int32(1)
+        indices = np.empty(len(y), np.int32)
+        for rows in blocks:
+            indices[rows] = index[np.subtract(y[rows], low, dtype=np.int64)]
+        return (np.flatnonzero(is_there) + low).astype(y.dtype), indices
+    classes, labels = np.unique(y, return_inverse=True)
     return classes, labels.astype(np.int32)
 
 

@@ -22,6 +22,7 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 
 import fastsoftmax.linear_model._logistic as module
 from fastsoftmax import LogisticRegression
+from fastsoftmax._validation import encode_labels
 
 RESPONSES = ("predict", "predict_proba", "predict_log_proba", "decision_function")
 
@@ -507,3 +508,25 @@ def test_a_row_of_weight_zero_is_no_row_even_if_its_logits_overflow(n_classes, d
     found = LogisticRegression(C=100.0, tol=1e-8).fit(extended, np.insert(y, 40, 0), weights)
     tolerance = 1e-6 if dtype == np.float64 else 1e-3
     np.testing.assert_allclose(found.coef_, expected.coef_, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint64"])
+@pytest.mark.parametrize("spread", [1, 40, 120])
+def test_integer_labels_are_encoded_as_by_unique(dtype, spread):
+    rng = np.random.default_rng(0)
+    low = -100 if np.dtype(dtype).kind == "i" else 3
+    y = (low + spread * rng.integers(0, 2, 70_000)).astype(dtype)
+    y[5] = 7
+    classes, labels = encode_labels(y)
+    expected, inverse = np.unique(y, return_inverse=True)
+    assert classes.dtype == y.dtype
+    np.testing.assert_array_equal(classes, expected)
+    np.testing.assert_array_equal(labels, inverse)
+    assert labels.dtype == np.int32
+
+
+def test_large_unsigned_labels_are_encoded_as_by_unique():
+    y = np.array([2**64 - 1, 2**64 - 3, 2**64 - 1], np.uint64)
+    classes, labels = encode_labels(y)
+    np.testing.assert_array_equal(classes, np.unique(y))
+    assert labels.tolist() == [1, 0, 1]
