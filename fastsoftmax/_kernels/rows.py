@@ -7,7 +7,7 @@ Conventions, besides those of `fastsoftmax._jit`:
 - Arrays are ``(n_samples, n_classes)``, one sample per row. An *empty* array stands for an
   argument that is not given (soft targets beside labels, no offset, no output wanted).
 - One block is ``block_size`` rows (`rows_per_block`). Block functions take the block's number
-  first; drivers take ``n_blocks`` or ``first, last``.
+  first; drivers take ``first, last``.
 - Sums are float64, whatever the dtype of the rows.
 - ``greatest`` is the maximum of a row, ``rest`` the sum of ``exp(z_k - greatest)`` over all
   classes but one that attains the maximum. So ``sum_k exp(z_k - greatest) = 1 + rest``, and a
