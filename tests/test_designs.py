@@ -27,12 +27,12 @@ STORAGES = {"dense": (np.asarray, DenseDesign), "csr": (sparse.csr_array, Sparse
 
 
 class Tolerance(NamedTuple):
-    mean: float  # absolute, of means of products of order 1, summed one by one: 32 roundings
+    mean: float  # absolute, of means of products of order 1: 16 roundings of the logits' dtype
     response: float  # absolute, of logits below 10 and what follows from them: 32 roundings
 
 
 TOLERANCE = {
-    dtype: Tolerance(32 * eps, 32 * eps)
+    dtype: Tolerance(16 * eps, 32 * eps)
     for dtype, eps in ((d, float(np.finfo(d).eps)) for d in DTYPES)
 }
 

@@ -221,7 +221,7 @@ def _backward_tile(
             classes = [builder.add(k, integer(c)) for c in range(size)]
             residuals = [v.address(r, c, integer(0)) for c in classes]
             targets = [[v.shift(v.address(g, c, j), b) for b in columns] for c in classes]
-            sums = Accumulators(v, [[v.load(t) for t in row] for row in targets])
+            sums = Accumulators(v, [[v.zero] * len(columns)] * size)
             with plain_loop(builder, integer(0), n, integer(1)) as i:
                 row = builder.add(start, builder.mul(i, row_bytes))
                 lane = builder.mul(i, lane_bytes)
@@ -232,8 +232,9 @@ def _backward_tile(
                     for c in range(size):
                         sums.add_product(c, b, x_b, factors[c])
             for c in range(size):
+                # Added last: the sum over a chunk then rounds like that over its blocks.
                 for value, target in zip(sums.row(c), targets[c], strict=True):
-                    v.store(value, target)
+                    v.store(builder.fadd(v.load(target), value), target)
 
         most = _most_classes(registers(context))
         key = builder.add(builder.mul(n_classes, integer(VECTORS + 1)), shape)
