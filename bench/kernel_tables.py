@@ -10,7 +10,8 @@ def kernel_tables(found: Measurements) -> list[TextTable]:
     """Return a table for each group of operations that has rows."""
     tables = [
         _passes(found),
-        _hessian_vector(found),
+        _in_passes(found, "hessian_vector_product", "Hessian-vector product"),
+        _in_passes(found, "hessian_operator", "The same with probabilities kept"),
         _grams(found),
         *(_predictions(found, name) for name in ("predict_proba", "predict")),
         _one_row(found),
@@ -80,11 +81,10 @@ def mean_ratio(found: Measurements, name: str, dtype: str, peer: str | None = No
     return geometric_mean([ratio for ratio in ratios if known(ratio)])
 
 
-def _hessian_vector(found: Measurements) -> TextTable:
-    name = "hessian_vector_product"
+def _in_passes(found: Measurements, name: str, title: str) -> TextTable:
     rows = []
     for shape, dtype in found.cases(name):
-        cells = [passes(found, shape, dtype, threads) for threads in ("2", "1")]
+        cells = [passes(found, name, shape, dtype, threads) for threads in ("2", "1")]
         row = found.find(name, shape, dtype)
         rows.append(
             [
@@ -98,12 +98,12 @@ def _hessian_vector(found: Measurements) -> TextTable:
     header = ["n x d x K", "dtype", "ms, 2 thr", "ms, 1 thr", "passes, 2", "passes, 1",
               "error"]  # fmt: skip
     note = "A pass is `value_and_gradient`, called in turns with the product in one process."
-    return TextTable("Hessian-vector product", header, rows, note)
+    return TextTable(title, header, rows, note)
 
 
-def passes(found: Measurements, shape: Shape, dtype: str, threads: str) -> float:
-    """Return what a Hessian-vector product costs in passes."""
-    row = found.find("hessian_vector_product", shape, dtype, threads=threads)
+def passes(found: Measurements, name: str, shape: Shape, dtype: str, threads: str) -> float:
+    """Return what an operation costs in passes."""
+    row = found.find(name, shape, dtype, threads=threads)
     return float("nan") if row is None else row.seconds / row.companion_seconds
 
 

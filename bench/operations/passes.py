@@ -85,6 +85,19 @@ def hessian_vector(shape: Shape, dtype: str) -> Case:
     )
 
 
+def hessian_operator(shape: Shape, dtype: str) -> Case:
+    """``SoftmaxObjective.hessian_operator``, made before, in turns with ``value_and_gradient``."""
+    X, y, params = random_data(shape, dtype)
+    objective = _objective(X, y, shape)
+    direction = np.cos(np.arange(params.size, dtype=params.dtype)).reshape(params.shape)
+    operator = objective.hessian_operator(params)
+    return Case(
+        lambda: operator(direction),
+        lambda found: _product_error(found, X, params, direction),
+        companion=lambda: objective.value_and_gradient(params),
+    )
+
+
 def _objective(X: Array, y: Array, shape: Shape) -> Any:
     from fastsoftmax import SoftmaxObjective
 
@@ -133,3 +146,12 @@ register(
     )
 )
 register(Operation("hessian_vector_product", {"fastsoftmax": hessian_vector}, GRID, QUICK_GRID))
+# Only where probabilities are kept: where they take at most a twentieth of the memory of X.
+register(
+    Operation(
+        "hessian_operator",
+        {"fastsoftmax": hessian_operator},
+        [shape for shape in GRID if 20 * shape[2] <= shape[1]],
+        [(2000, 60, 3)],
+    )
+)
