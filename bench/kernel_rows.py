@@ -42,7 +42,7 @@ class KernelRow:
     @classmethod
     def from_strings(cls, strings: dict[str, str]) -> "KernelRow":
         """Return the row that a line of the CSV file holds."""
-        return cls(**{f.name: f.type(strings[f.name]) for f in fields(cls)})  # type: ignore[operator]  # a type
+        return cls(**{f.name: f.type(strings[f.name]) for f in fields(cls)})  # type: ignore[operator]  # a class
 
 
 class Measurements:

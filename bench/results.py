@@ -52,7 +52,7 @@ class Row:
     @classmethod
     def from_strings(cls, strings: dict[str, str]) -> "Row":
         """Return the row that a line of the CSV file holds."""
-        return cls(**{f.name: f.type(strings[f.name]) for f in fields(cls) if f.name in strings})  # type: ignore[operator]  # a type
+        return cls(**{f.name: f.type(strings[f.name]) for f in fields(cls) if f.name in strings})  # type: ignore[operator]  # a class
 
 
 class ResultsFolder:

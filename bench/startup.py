@@ -90,7 +90,7 @@ def run_startup(folder: Path, fresh: bool, quick: bool) -> int:
 def read_rows(path: Path) -> list[StartupRow]:
     """Return the saved rows."""
     return [
-        StartupRow(**{k: _typed(k, v) for k, v in line.items()})  # type: ignore[arg-type]  # by name
+        StartupRow(**{k: _typed(k, v) for k, v in line.items()})  # type: ignore[arg-type]  # fields differ
         for line in read_csv(path)
     ]
 

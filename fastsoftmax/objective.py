@@ -179,8 +179,7 @@ class SoftmaxObjective:
             ``[R^T X + l2 W, sum of R]`` with residuals ``R = w (P - Y)``; all ``inf`` if `value`
             is.
         """
-        # Ignored here and below: to the type checker asarray and astype forget what Params is.
-        params = np.asarray(params)  # type: ignore[assignment]
+        params = np.asarray(params)  # type: ignore[assignment]  # asarray forgets Params
         coef, intercept = self._unpack(params)
         loss, gradient = self.design.loss_and_gradient(coef, intercept)
         value = loss / self.design.weight_sum + self._penalty(coef)
@@ -243,7 +242,7 @@ class SoftmaxObjective:
         intercept: NDArray[np.float64],
         probabilities: NDArray[Any] | None = None,
     ) -> Params:
-        direction = np.asarray(direction)  # type: ignore[assignment]
+        direction = np.asarray(direction)  # type: ignore[assignment]  # asarray forgets Params
         V, v_b = self._unpack(direction)
         product = self.design.hessian_vector_product(coef, intercept, V, v_b, probabilities)
         product /= self.design.weight_sum
@@ -276,4 +275,4 @@ class SoftmaxObjective:
         if not self.fit_intercept:
             gradient = gradient[:, :-1]
         dtype = like.dtype if like.dtype in (np.float64, self.dtype) else np.float64
-        return gradient.astype(dtype).reshape(like.shape)  # type: ignore[return-value]
+        return gradient.astype(dtype).reshape(like.shape)  # type: ignore[return-value]  # as asarray

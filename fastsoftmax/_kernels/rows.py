@@ -79,7 +79,7 @@ def log_probability(z: Any, greatest: Any, log_mass: Any) -> Any:
 
 
 @exact_kernel
-def _add_compensated(total: Any, error: Any, x: Any) -> Any:
+def add_compensated(total: Any, error: Any, x: Any) -> Any:
     """Return the rounded ``total + x``, and `error` plus what the rounding lost (two-sum)."""
     new = total + x
     back = new - total
@@ -151,7 +151,7 @@ def _exponentials(row: Any, greatest: Any) -> Any:
             part[k] = e
             partial += np.float64(zero if z == greatest else e)
             n_greatest += np.int64(z == greatest)  # a conditional sum would not vectorise
-        total, error = _add_compensated(total, error, partial)
+        total, error = add_compensated(total, error, partial)
     return (total + error) + (n_greatest - 1)
 
 
@@ -170,7 +170,7 @@ def _rest(row: Any, greatest: Any) -> Any:
             e = exp_of_difference(z, greatest)
             partial += np.float64(zero if z == greatest else e)
             n_greatest += np.int64(z == greatest)
-        total, error = _add_compensated(total, error, partial)
+        total, error = add_compensated(total, error, partial)
     return (total + error) + (n_greatest - 1)
 
 

@@ -33,6 +33,7 @@ from fastsoftmax._kernels.rows import (
     FINE,
     HAS_NAN,
     HAS_PLUS_INFINITY,
+    add_compensated,
     log_probability,
 )
 
@@ -186,17 +187,9 @@ def _folded_exponentials(flat: Any, greatest: Any) -> None:
 
 
 @exact_kernel
-def _add_compensated(total: Any, error: Any, x: Any) -> Any:
-    """Return the rounded ``total + x``, and `error` plus what the rounding lost (two-sum)."""
-    new = total + x
-    back = new - total
-    return new, error + ((total - (new - back)) + (x - back))
-
-
-@exact_kernel
 def _add_four(total: Any, error: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     """Add four terms, themselves summed pairwise; reassociation would sum them in a row."""
-    return _add_compensated(total, error, (a + b) + (c + d))
+    return add_compensated(total, error, (a + b) + (c + d))
 
 
 @block_kernel
@@ -215,7 +208,7 @@ def _sums(tile: Any, total: Any, error: Any) -> None:
     for k in range(4 * n_fours, tile.shape[0]):
         row = tile[k]
         for i in range(n_lanes):
-            total[i], error[i] = _add_compensated(total[i], error[i], row[i])
+            total[i], error[i] = add_compensated(total[i], error[i], row[i])
 
 
 @block_kernel
@@ -255,7 +248,7 @@ def _unite_sums(total: Any, error: Any, tops: Any) -> None:
     while half > 0:
         for i in range(half):
             both = error[i] + error[half + i]
-            total[i], error[i] = _add_compensated(total[i], both, total[half + i])
+            total[i], error[i] = add_compensated(total[i], both, total[half + i])
             tops[i] += tops[half + i]
         half //= 2
 
