@@ -8,6 +8,7 @@ from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import cholesky as kernels
+from fastsoftmax._threads import sweep
 
 Matrix = NDArray[np.float64]
 
@@ -62,7 +63,13 @@ class Cholesky:
             rows = right.reshape(-1, len(self._factor))
             solution = cho_solve((self._factor, True), rows.T, check_finite=False).T
             return np.ascontiguousarray(solution).reshape(right.shape)
-        solution = np.zeros((right.size // self._order, len(self._factor)))
-        solution[:, : self._order] = right.reshape(-1, self._order)
-        kernels.solve(0, len(solution), self._factor, solution)
-        return np.ascontiguousarray(solution[:, : self._order]).reshape(right.shape)
+        n, size = self._order, len(self._factor)
+        rows = right.reshape(-1, n)
+        n_side = kernels.N_RIGHTS if len(rows) > 1 else 1
+        n_groups = -(-len(rows) // n_side)
+        solution = np.zeros((n_groups * n_side, size))
+        solution[: len(rows), :n] = rows
+        groups = solution.reshape(n_groups, n_side, size)
+        scratch = np.empty((n_groups, kernels.N_RIGHTS))
+        sweep(kernels.solve, n_groups, 2.0 * solution.size * size, self._factor, groups, scratch)
+        return np.ascontiguousarray(solution[: len(rows), :n]).reshape(right.shape)

@@ -19,7 +19,7 @@ INSIDE = {
     "_threads": {"_jit"},
     "_validation": set(),
     "_kernels": {"_jit"},
-    "_linalg": {"_jit", "_kernels"},
+    "_linalg": {"_jit", "_kernels", "_threads"},
     "functional": {"_jit", "_kernels", "_threads"},
     "_designs": {"_jit", "_kernels", "_threads", "_validation", "functional"},
     "objective": {"_designs", "_validation"},

@@ -83,12 +83,28 @@ def factor(first: int, last: int, a: Array, scratch: Array, status: Array) -> No
                     return
 
 
+#: Right-hand sides that are solved for side by side, so that L is read once for all of them.
+N_RIGHTS = 4
+
+
 @block_kernel
-def _dot(u: Array, v: Array, n: int) -> float:
-    s = 0.0
+def _dots_with(row: Array, x: Array, n: int, out: Array) -> None:
+    """Write ``x[r, :n] · row[:n]`` to ``out`` for each row r of ``x``, of which 1 or 4 exist."""
+    if len(x) == 1:
+        b, s = x[0], 0.0
+        for k in range(n):
+            s += row[k] * b[k]
+        out[0] = s
+        return
+    x0, x1, x2, x3 = x[0], x[1], x[2], x[3]
+    s0 = s1 = s2 = s3 = 0.0
     for k in range(n):
-        s += u[k] * v[k]
-    return s
+        u = row[k]
+        s0 += u * x0[k]
+        s1 += u * x1[k]
+        s2 += u * x2[k]
+        s3 += u * x3[k]
+    out[0], out[1], out[2], out[3] = s0, s1, s2, s3
 
 
 @block_kernel
@@ -98,14 +114,20 @@ def _subtract(x: Array, scale: float, row: Array, n: int) -> None:
 
 
 @driver
-def solve(first: int, last: int, a: Array, x: Array) -> None:
-    """Overwrite the rows ``first`` to ``last`` of ``x`` (m, n) by solutions of ``L Lᵀ x = b``."""
-    n = x.shape[1]
-    for right in range(first, last):
-        b = x[right]
+def solve(first: int, last: int, a: Array, x: Array, scratch: Array) -> None:
+    """Overwrite the rows of ``x[first:last]`` by solutions of ``L Lᵀ x = b``.
+
+    ``x`` is (n_groups, 1 or 4, n), ``scratch`` (n_groups, 4).
+    """
+    n = x.shape[2]
+    for group in range(first, last):
+        rights, dots = x[group], scratch[group]
         for i in range(n):
-            b[i] = (b[i] - _dot(a[i], b, i)) / a[i, i]
+            _dots_with(a[i], rights, i, dots)
+            for r in range(len(rights)):
+                rights[r, i] = (rights[r, i] - dots[r]) / a[i, i]
         for back in range(n):
             i = n - 1 - back
-            b[i] /= a[i, i]
-            _subtract(b, b[i], a[i], i)
+            for r in range(len(rights)):
+                rights[r, i] /= a[i, i]
+                _subtract(rights[r], rights[r, i], a[i], i)
