@@ -92,28 +92,48 @@ class Design(Protocol):
         Raises ValueError if a logit is not finite.
         """
 
-    def hessian(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
+    def typical_row(self) -> Float64Array:
+        """Return a row that others resemble: second-order sums around it are cheap and accurate.
+
+        Shape (n_features,): 0 where entries of 0 cost nothing, else the columns' medians over
+        some evenly spaced rows, exact in the dtype of X. A column most of whose entries are
+        equal, such as a one-hot column, scaled or not, differs from it in few rows.
+        """
+
+    def hessian(
+        self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
+    ) -> Float64Array:
         """Return the Hessian of the loss sum in its identifiable coordinates.
 
-        For one logit row, shape (D, D) with ``D = n_features + 1``. For K rows the Hessian
+        Here and below with respect to coefficients of ``u = [x - centre, 1]``; None is 0. For one
+        logit row, shape (D, D) with ``D = n_features + 1``. For K rows the Hessian
         annihilates every direction that is the same for all classes; the block of the first
         K - 1 rows, shape ((K - 1) D, (K - 1) D), holds all of it.
         """
 
-    def hessian_passes(self, n_rows: int) -> float:
+    def hessian_passes(self, n_rows: int, centre: Float64Array | None = None) -> float:
         """Return the cost of `hessian` in passes over X, for choosing a solver."""
 
     def class_grams(
-        self, coef: Float64Array, intercept: Float64Array, most_rows: int, shared: bool
+        self,
+        coef: Float64Array,
+        intercept: Float64Array,
+        most_rows: int,
+        shared: bool,
+        centre: Float64Array | None = None,
     ) -> Float64Array:
-        """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ`` with x extended by 1, one per logit row.
+        """Return ``sum_i w_i p_ik (1 - p_ik) u_i u_iᵀ``, one per logit row.
 
         Shape (n_rows, D, D), or their mean, (1, D, D), if `shared`; estimated from every s-th
         row, at most `most_rows` rows.
         """
 
-    def class_gram_passes(self, n_rows: int, most_rows: int) -> float:
+    def class_gram_passes(
+        self, n_rows: int, most_rows: int, centre: Float64Array | None = None
+    ) -> float:
         """Return the cost of `class_grams`, and of factors of them, in passes over X."""
 
-    def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
+    def class_diagonals(
+        self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
+    ) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows, shape (n_rows, D)."""

@@ -33,9 +33,14 @@ _SPARSE_CHUNKS = 4
 
 
 class Block(NamedTuple):
-    """Some rows: X, and in float64 a probability per logit row, class-major, and weights."""
+    """Some rows, the centre to subtract from them, and what weighs them.
+
+    X and the centre in the dtype of X; a probability per logit row, class-major, and weights in
+    float64.
+    """
 
     X: Array
+    centre: Array
     probabilities: Float64Array
     weights: Float64Array
 
@@ -49,31 +54,30 @@ def row_slices(n_samples: int, n_entries: int, step: int = 1) -> list[slice]:
     return [slice(i, min(i + block, n_samples), step) for i in range(0, n_samples, block)]
 
 
-def density(X: Array) -> float:
-    """Return the share of non-zeros in some evenly spaced rows of an array."""
-    rows = X[:: max(1, len(X) // 1000)]
-    return float(np.count_nonzero(rows)) / max(1, rows.size)
+def density(rows: Array, centre: Array) -> float:
+    """Return the share of entries of some rows that differ from the centre."""
+    return float(np.count_nonzero(rows != centre)) / max(1, rows.size)
 
 
-def block(X: Array, probabilities: Array, weights: Array | None) -> Block:
+def block(X: Array, centre: Array, probabilities: Array, weights: Array | None) -> Block:
     """Return a block from rows of X, their probabilities (n_rows, n) and scaled weights."""
     w = np.ones(len(X)) if weights is None else weights.astype(np.float64)
     P = np.ascontiguousarray(probabilities, dtype=np.float64)
-    return Block(X, P, w)
+    return Block(X, centre, P, w)
 
 
 def hessian(blocks: Iterable[Block], n_rows: int, n_features: int, density: float) -> Float64Array:
-    """Return ``H_ab = sum_i w_i p_ia (1[a = b] - p_ib) x_i x_iᵀ`` for the free rows a and b.
+    """Return ``H_ab = sum_i w_i p_ia (1[a = b] - p_ib) u_i u_iᵀ`` for the free rows a and b.
 
     Shape (n_free D, n_free D) with ``D = n_features + 1``, where ``n_free`` is 1 for one logit
-    row and else ``n_rows - 1``. Only the pairs ``a >= b`` are summed. `density` is the share of
-    X that is not zero.
+    row and else ``n_rows - 1``; ``u = [x - centre, 1]``. Only the pairs ``a >= b`` are summed.
+    `density` is the share of entries of X that differ from the centre.
     """
     n_free, D = max(1, n_rows - 1), n_features + 1
     a, b = np.tril_indices(n_free)
     sums = _sums(D, len(a), density)
-    for X, P, w in blocks:
-        sums.add(X, w * P[a] * ((a == b)[:, None] - P[b]))
+    for X, centre, P, w in blocks:
+        sums.add(X, centre, w * P[a] * ((a == b)[:, None] - P[b]))
     pairs = sums.matrices()
     full = np.empty((n_free, D, n_free, D))
     full[b, :, a, :] = pairs  # each pair's matrix is symmetric
@@ -119,20 +123,21 @@ def class_gram_passes(
 def class_grams(
     blocks: Iterable[Block], n_rows: int, n_features: int, density: float, shared: bool
 ) -> Float64Array:
-    """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ``, (n_rows, D, D), or their mean, (1, D, D)."""
+    """Return ``sum_i w_i p_ik (1 - p_ik) u_i u_iᵀ``, (n_rows, D, D), or their mean, (1, D, D)."""
     sums = _sums(n_features + 1, 1 if shared else n_rows, density)
-    for X, P, w in blocks:
+    for X, centre, P, w in blocks:
         curvatures = w * P * (1.0 - P)
-        sums.add(X, curvatures.mean(axis=0, keepdims=True) if shared else curvatures)
+        sums.add(X, centre, curvatures.mean(axis=0, keepdims=True) if shared else curvatures)
     return sums.matrices()
 
 
 def class_diagonals(blocks: Iterable[Block], n_rows: int, n_features: int) -> Float64Array:
     """Return the diagonals of `class_grams`, shape (n_rows, D)."""
     total = np.zeros((n_rows, n_features + 1))
-    for X, P, w in blocks:
+    for X, centre, P, w in blocks:
         curvatures = w * P * (1.0 - P)
-        total[:, :-1] += np.einsum("ki,ij->kj", curvatures, np.square(X, dtype=np.float64))
+        squares = np.square(X - centre, dtype=np.float64)
+        total[:, :-1] += np.einsum("ki,ij->kj", curvatures, squares)
         total[:, -1] += curvatures.sum(axis=1)
     return total
 
@@ -143,7 +148,7 @@ def _sums(D: int, m: int, density: float) -> _DenseSums | _SparseSums:
 
 
 class _DenseSums:
-    """Sums of ``[X, 1]ᵀ diag(curvature) [X, 1]`` over blocks, one per curvature."""
+    """Sums of ``[U, 1]ᵀ diag(curvature) [U, 1]`` over blocks, one per curvature."""
 
     def __init__(self, D: int, m: int) -> None:
         # Several accumulators for each curvature give the threads work, unless they are large.
@@ -151,7 +156,7 @@ class _DenseSums:
         self._n_chunks = min(-(-_LEAST_UNITS // m), affordable)
         self._grams = padded_zeros((m * self._n_chunks, D, D), np.dtype(np.float64))
 
-    def add(self, X: Array, curvatures: Float64Array) -> None:
+    def add(self, X: Array, centre: Array, curvatures: Float64Array) -> None:
         """Add a block, with curvatures of shape (m, n)."""
         n_units, D, _ = self._grams.shape
         sweep(
@@ -159,6 +164,7 @@ class _DenseSums:
             n_units,
             1.0 * curvatures.size * D * D,
             kernel_view(X),
+            kernel_view(centre),
             kernel_view(curvatures),
             self._n_chunks,
             *(padded_zeros((n_units, _BLOCK_ROWS, D), np.dtype(np.float64)) for _ in range(2)),
@@ -180,7 +186,7 @@ class _DenseSums:
 
 
 class _SparseSums:
-    """The same where X is mostly zeros: only products of non-zeros are formed."""
+    """The same where U is mostly zeros: only products of non-zeros are formed."""
 
     def __init__(self, D: int, m: int) -> None:
         self._D = D
@@ -188,13 +194,14 @@ class _SparseSums:
         self._n_chunks = min(_SPARSE_CHUNKS, max(1, _GRAM_ENTRIES // size))
         self._grams = np.zeros((self._n_chunks, D * (D + 1) // 2, m))
 
-    def add(self, X: Array, curvatures: Float64Array) -> None:
+    def add(self, X: Array, centre: Array, curvatures: Float64Array) -> None:
         """Add a block, with curvatures of shape (m, n)."""
         sweep(
             kernels.sparse_grams,
             self._n_chunks,
             2.0 * curvatures.size * X.shape[1],
             kernel_view(X),
+            kernel_view(centre),
             kernel_view(curvatures.T),
             self._n_chunks,
             np.empty((self._n_chunks, self._D), np.int64),

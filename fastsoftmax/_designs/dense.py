@@ -128,7 +128,6 @@ class DenseDesign:
         self.has_offset = offset is not None
         self.n_samples, self.n_features = X.shape
         self.dtype = X.dtype
-        self._density = curvature.density(self._X)
 
     def loss(self, coef: Float64Array, intercept: Float64Array) -> float:
         """Return ``sum_i w_i loss_i``."""
@@ -251,41 +250,78 @@ class DenseDesign:
             self.n_samples, self.n_features, n_rows, self.dtype.itemsize, want_gradient
         )
 
-    def hessian(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
-        """Return the Hessian of the loss sum in its identifiable coordinates."""
-        return curvature.hessian(
-            self._blocks(coef, intercept), coef.shape[0], self.n_features, self._density
+    def typical_row(self) -> Float64Array:
+        """Return the medians of some evenly spaced rows; a middle row's entry, never a mean."""
+        rows = self._some_rows()
+        middle = len(rows) // 2
+        return np.partition(rows, middle, axis=0)[middle].astype(np.float64)
+
+    def _some_rows(self) -> Array:
+        """Return some 1000 evenly spaced rows; those of weight 0 are as if removed."""
+        if not _any_zero(self._weights):
+            return self._X[:: max(1, self.n_samples // 1000)]
+        counting = np.flatnonzero(self._weights)
+        return self._X[counting[:: max(1, len(counting) // 1000)]]
+
+    def _density(self, centre: Float64Array | None) -> float:
+        return curvature.density(self._some_rows(), self._centre(centre))
+
+    def _centre(self, centre: Float64Array | None) -> Array:
+        return (
+            np.zeros(self.n_features, self.dtype) if centre is None else centre.astype(self.dtype)
         )
 
-    def hessian_passes(self, n_rows: int) -> float:
+    def hessian(
+        self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
+    ) -> Float64Array:
+        """Return the Hessian of the loss sum in its identifiable coordinates."""
+        blocks = self._blocks(coef, intercept, centre)
+        return curvature.hessian(blocks, coef.shape[0], self.n_features, self._density(centre))
+
+    def hessian_passes(self, n_rows: int, centre: Float64Array | None = None) -> float:
         """Return the cost of `hessian` in passes over X."""
-        return curvature.hessian_passes(n_rows, self.n_features, self._density)
+        return curvature.hessian_passes(n_rows, self.n_features, self._density(centre))
 
     def class_grams(
-        self, coef: Float64Array, intercept: Float64Array, most_rows: int, shared: bool
+        self,
+        coef: Float64Array,
+        intercept: Float64Array,
+        most_rows: int,
+        shared: bool,
+        centre: Float64Array | None = None,
     ) -> Float64Array:
-        """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ`` per logit row, from every s-th row."""
+        """Return ``sum_i w_i p_ik (1 - p_ik) u_i u_iᵀ`` per logit row, from every s-th row."""
         step = max(1, -(-self.n_samples // most_rows))
-        blocks = self._blocks(coef, intercept, step)
+        blocks = self._blocks(coef, intercept, centre, step)
         return step * curvature.class_grams(
-            blocks, coef.shape[0], self.n_features, self._density, shared
+            blocks, coef.shape[0], self.n_features, self._density(centre), shared
         )
 
-    def class_gram_passes(self, n_rows: int, most_rows: int) -> float:
+    def class_gram_passes(
+        self, n_rows: int, most_rows: int, centre: Float64Array | None = None
+    ) -> float:
         """Return the cost of `class_grams`, and of factors of them, in passes over X."""
         return curvature.class_gram_passes(
-            self.n_samples, n_rows, self.n_features, self._density, most_rows
+            self.n_samples, n_rows, self.n_features, self._density(centre), most_rows
         )
 
-    def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
+    def class_diagonals(
+        self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
+    ) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows."""
-        blocks = self._blocks(coef, intercept, copied=True)
+        blocks = self._blocks(coef, intercept, centre, copied=True)
         return curvature.class_diagonals(blocks, coef.shape[0], self.n_features)
 
     def _blocks(
-        self, coef: Float64Array, intercept: Float64Array, step: int = 1, copied: bool = False
+        self,
+        coef: Float64Array,
+        intercept: Float64Array,
+        centre: Float64Array | None,
+        step: int = 1,
+        copied: bool = False,
     ) -> Iterator[curvature.Block]:
         """Yield every `step`-th row in blocks of which a few MB are made, or copied if `copied`."""
+        origin = self._centre(centre)
         n_rows = coef.shape[0]
         n_entries = n_rows * (n_rows + 1) // 2 + 2 * n_rows
         if copied or step > 1 or self._weights.size:
@@ -294,7 +330,7 @@ class DenseDesign:
             X = self._X[rows]
             offset = self._offset[rows] if self._offset.size else None
             weights = self._weights[rows] if self._weights.size else None
-            if weights is not None and not weights.all():
+            if weights is not None and _any_zero(weights):
                 # A row of weight 0 is as if removed, also one whose square or logits overflow.
                 counts = weights > 0
                 X, weights = X[counts], weights[counts]
@@ -302,7 +338,11 @@ class DenseDesign:
             X = np.ascontiguousarray(X)
             if len(X):
                 P = _probabilities_by_class(X, coef, intercept, offset)
-                yield curvature.block(X, P, weights)
+                yield curvature.block(X, origin, P, weights)
+
+
+def _any_zero(weights: Array) -> bool:
+    return weights.size > 0 and not weights.all()
 
 
 def pack(coef: Array, intercept: Array, dtype: np.dtype[Any]) -> Array:

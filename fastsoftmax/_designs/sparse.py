@@ -74,36 +74,56 @@ class SparseDesign:
         offset = self._offset if self._offset.size else None
         return predict(self._X, coef, intercept, Response.PROBABILITIES, offset)
 
-    def hessian(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
+    def typical_row(self) -> Float64Array:
+        """Return zeros: those of X are not stored."""
+        return np.zeros(self.n_features)
+
+    def hessian(
+        self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
+    ) -> Float64Array:
         """Return the Hessian of the loss sum in its identifiable coordinates."""
+        _refuse(centre)
         return curvature.hessian(
             self._blocks(coef, intercept), coef.shape[0], self.n_features, self._density
         )
 
-    def hessian_passes(self, n_rows: int) -> float:
+    def hessian_passes(self, n_rows: int, centre: Float64Array | None = None) -> float:
         """Return the cost of `hessian` in passes over X."""
+        _refuse(centre)
         passes = curvature.hessian_passes(n_rows, self.n_features, self._density)
         return passes / max(self._density, 1e-12)
 
     def class_grams(
-        self, coef: Float64Array, intercept: Float64Array, most_rows: int, shared: bool
+        self,
+        coef: Float64Array,
+        intercept: Float64Array,
+        most_rows: int,
+        shared: bool,
+        centre: Float64Array | None = None,
     ) -> Float64Array:
         """Return ``sum_i w_i p_ik (1 - p_ik) x_i x_iᵀ`` per logit row, from every s-th row."""
+        _refuse(centre)
         step = max(1, -(-self.n_samples // most_rows))
         blocks = self._blocks(coef, intercept, step)
         return step * curvature.class_grams(
             blocks, coef.shape[0], self.n_features, self._density, shared
         )
 
-    def class_gram_passes(self, n_rows: int, most_rows: int) -> float:
+    def class_gram_passes(
+        self, n_rows: int, most_rows: int, centre: Float64Array | None = None
+    ) -> float:
         """Return the cost of `class_grams`, and of factors of them, in passes over X."""
+        _refuse(centre)
         passes = curvature.class_gram_passes(
             self.n_samples, n_rows, self.n_features, self._density, most_rows
         )
         return passes / max(self._density, 1e-12)
 
-    def class_diagonals(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
+    def class_diagonals(
+        self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
+    ) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows."""
+        _refuse(centre)
         P = self._probabilities(self._X, coef, intercept).astype(np.float64)
         curvatures = P * (1.0 - P)
         if self._weights.size:
@@ -168,7 +188,12 @@ class SparseDesign:
                 X = self._X[chosen]
                 P = self._probabilities(X, coef, intercept, chosen)
                 weights = self._weights[chosen] if self._weights.size else None
-                yield curvature.block(X.toarray(), P.T, weights)
+                yield curvature.block(X.toarray(), np.zeros(X.shape[1], X.dtype), P.T, weights)
+
+
+def _refuse(centre: Float64Array | None) -> None:
+    if centre is not None and centre.any():
+        raise ValueError("a centre other than 0 would make a sparse X dense")
 
 
 def _logits(X: Any, coef: Array, intercept: Array) -> Array:

@@ -9,9 +9,18 @@ from fastsoftmax._kernels.vectors import prefetch
 
 @block_kernel
 def _gram_unit(
-    u: int, X: Array, curvatures: Array, n_chunks: int, plain: Array, scaled: Array, grams: Array
+    u: int,
+    X: Array,
+    centre: Array,
+    curvatures: Array,
+    n_chunks: int,
+    plain: Array,
+    scaled: Array,
+    grams: Array,
 ) -> None:
-    """Add the lower half of ``[X, 1]ᵀ diag(curvature) [X, 1]`` over some rows to ``grams[u]``.
+    """Add the lower half of ``[U, 1]ᵀ diag(curvature) [U, 1]`` over some rows to ``grams[u]``.
+
+    ``U = X - centre``.
 
     Unit `u` stands for the curvature ``u // n_chunks`` and the chunk ``u % n_chunks`` of rows. A
     block of them is copied, in float64, as it is and scaled; the scaled rows take the place of a
@@ -35,7 +44,7 @@ def _gram_unit(
             for j in range(0, n_features, line):
                 prefetch(X, first + n_block + i, j)
             for j in range(n_features):
-                row[j] = x[j]
+                row[j] = x[j] - centre[j]
             row[n_features] = 1
             for j in range(size):
                 scaled_row[j] = c * row[j]
@@ -45,25 +54,28 @@ def _gram_unit(
 
 
 @driver
-def weighted_grams(first, last, X, curvatures, n_chunks, plain, scaled, grams):
+def weighted_grams(first, last, X, centre, curvatures, n_chunks, plain, scaled, grams):
     for u in range(first, last):
-        _gram_unit(u, X, curvatures, n_chunks, plain, scaled, grams)
+        _gram_unit(u, X, centre, curvatures, n_chunks, plain, scaled, grams)
 
 
-# --- All pairs of classes at once, for rows that are mostly zeros ---------------------------------
+# --- All pairs of classes at once, for rows that mostly equal the centre --------------------------
 
 
 @block_kernel
 def _sparse_gram_chunk(
     c: int,
     X: Array,
+    centre: Array,
     curvatures: Array,
     n_chunks: int,
     columns: Array,
     values: Array,
     grams: Array,
 ) -> None:
-    """Add ``[x, 1] [x, 1]ᵀ curvature`` of the rows of chunk `c` to ``grams[c]``, skipping zeros.
+    """Add ``[u, 1] [u, 1]ᵀ curvature`` of the rows of chunk `c` to ``grams[c]``, skipping zeros.
+
+    ``u = x - centre``.
 
     ``grams[c]`` is (D (D + 1) / 2, m): the lower triangle by rows, all m curvatures of a row of
     X side by side, so that the innermost loop is vector code whatever the pattern of zeros.
@@ -77,8 +89,8 @@ def _sparse_gram_chunk(
         x, curvature = X[i], curvatures[i]
         n = 0
         for j in range(n_features):
-            if x[j] != 0.0:
-                index[n], value[n] = j, x[j]
+            if x[j] != centre[j]:
+                index[n], value[n] = j, x[j] - centre[j]
                 n += 1
         index[n], value[n] = n_features, 1.0
         for p in range(n + 1):
@@ -91,6 +103,6 @@ def _sparse_gram_chunk(
 
 
 @driver
-def sparse_grams(first, last, X, curvatures, n_chunks, columns, values, grams):
+def sparse_grams(first, last, X, centre, curvatures, n_chunks, columns, values, grams):
     for c in range(first, last):
-        _sparse_gram_chunk(c, X, curvatures, n_chunks, columns, values, grams)
+        _sparse_gram_chunk(c, X, centre, curvatures, n_chunks, columns, values, grams)

@@ -129,7 +129,33 @@ class BlockPreconditioner:
         else:
             step = np.stack([f.solve(row) for f, row in zip(self._factors, g, strict=True)])
         if len(g) > 1:
-            step = step - step.mean(axis=0)
+            step -= step.mean(axis=0)
+        return step.ravel()
+
+
+class CentredPreconditioner:
+    """A preconditioner for coefficients of ``x - centre``, for those of x.
+
+    ``W x + b = W (x - centre) + b'`` with ``b' = b + W centre``: the coefficients, and so their
+    penalty, are the same; only the intercept moves.
+
+    Parameters
+    ----------
+    centred : Preconditioner
+    centre : ndarray of shape (D - 1,)
+        The last of the D columns of the parameters is the intercept.
+    """
+
+    def __init__(self, centred: Preconditioner, centre: Vector) -> None:
+        self._centred = centred
+        self._centre = centre
+
+    def apply(self, gradient: Vector) -> Vector:
+        """Return the step."""
+        g = gradient.reshape(-1, len(self._centre) + 1).copy()
+        g[:, :-1] -= g[:, -1:] * self._centre
+        step = self._centred.apply(g.ravel()).reshape(g.shape)
+        step[:, -1] -= np.einsum("kj,j->k", step[:, :-1], self._centre)
         return step.ravel()
 
 
