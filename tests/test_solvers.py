@@ -279,6 +279,7 @@ def test_message_holds_the_advice_and_the_numbers():
     assert {status: replace_status(result, status).converged for status in Status} == {
         Status.CONVERGED: True,
         Status.FLOOR: True,
+        Status.SEPARABLE: True,
         Status.MAX_ITERATIONS: False,
         Status.STOPPED: False,
         Status.LINE_SEARCH: False,
