@@ -145,7 +145,7 @@ def minimize_lbfgs(
             # The scale is that of the latest step; where the preconditioner fits badly, slow
             # directions need a far longer one. Its own metric is the safer estimate.
             decrement = max(decrement, 0.5 * dot(g, preconditioner.apply(g)))
-        status = progress.verdict(decrement, direction)
+        status = progress.verdict(decrement, decrement, direction)
         if status is not None:
             return progress.result(status)
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastsoftmax._solvers.result import IterationState, SolverResult, Status
 from fastsoftmax._solvers.vectors import Vector, max_norm
 
-#: Iterations without a smaller gradient, at a decrement below the noise, that mean "floor".
+#: Iterations without a smaller gradient, at a promised gain below the noise, that mean "floor".
 _PATIENCE = 4
 
 
@@ -99,13 +99,16 @@ class Progress:
             )
             self._stop = bool(self._on_iteration(state))
 
-    def verdict(self, decrement: float, direction: Vector) -> Status | None:
+    def verdict(self, decrement: float, gain: float, direction: Vector) -> Status | None:
         """Return why to stop at the latest iterate, or None.
 
         Parameters
         ----------
         decrement : float
             Estimate of the distance to the minimum.
+        gain : float
+            Decrease that the solver's model promises of `direction`; smaller than `decrement`
+            where the direction is a compromise.
         direction : ndarray of shape (n,)
             The step that the solver would try next.
         """
@@ -120,7 +123,7 @@ class Progress:
         if flat and self._recedes is not None and self._recedes(direction):
             self._best = latest
             return Status.SEPARABLE
-        if decrement <= self.noise and self._since_best >= _PATIENCE:
+        if gain <= self.noise and self._since_best >= _PATIENCE:
             return Status.FLOOR
         if self._stop:
             return Status.STOPPED
@@ -128,9 +131,9 @@ class Progress:
             return Status.MAX_ITERATIONS
         return None
 
-    def failure(self, decrement: float) -> Status:
-        """Return what it means that no step lowers the objective."""
-        return Status.FLOOR if decrement <= 1e3 * self.noise else Status.LINE_SEARCH
+    def failure(self, gain: float) -> Status:
+        """Return what it means that no step lowers the objective, which promised a `gain`."""
+        return Status.FLOOR if gain <= 1e3 * self.noise else Status.LINE_SEARCH
 
     def result(self, status: Status) -> SolverResult:
         """Return the best iterate."""
