@@ -1,6 +1,7 @@
 """Minimisers of smooth functions. They know callables and vectors, nothing of data or classes."""
 
 from fastsoftmax._solvers.lbfgs import minimize_lbfgs
+from fastsoftmax._solvers.newton_cg import minimize_newton_cg
 from fastsoftmax._solvers.preconditioner import (
     BlockPreconditioner,
     DiagonalPreconditioner,
@@ -18,4 +19,5 @@ __all__ = [
     "Status",
     "SumZeroPreconditioner",
     "minimize_lbfgs",
+    "minimize_newton_cg",
 ]

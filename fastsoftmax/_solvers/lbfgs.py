@@ -6,21 +6,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastsoftmax._solvers.line_search import Point, search
-from fastsoftmax._solvers.preconditioner import Preconditioner
-from fastsoftmax._solvers.result import IterationState, SolverResult, Status
-
-Vector = NDArray[np.float64]
-
-#: Iterations without a smaller gradient, at a decrement below the noise, that mean "floor".
-_PATIENCE = 4
-
-
-def dot(u: Vector, v: Vector) -> float:
-    """Return the inner product, not by BLAS: its threads would change the bits."""
-    return float(np.einsum("i,i->", u, v))
+from fastsoftmax._solvers.line_search import Point, search_from
+from fastsoftmax._solvers.preconditioner import LaggedPreconditioner, Preconditioner
+from fastsoftmax._solvers.progress import Progress
+from fastsoftmax._solvers.result import IterationState, SolverResult
+from fastsoftmax._solvers.vectors import Vector, dot
 
 
 class _Memory:
@@ -73,6 +64,7 @@ def minimize_lbfgs(
     memory: int = 10,
     noise: float = np.finfo(np.float64).eps,
     on_iteration: Callable[[IterationState], bool | None] | None = None,
+    recedes: Callable[[Vector], bool] | None = None,
 ) -> SolverResult:
     """Minimise a smooth function.
 
@@ -106,6 +98,12 @@ def minimize_lbfgs(
     on_iteration : callable, default=None
         Called with an `IterationState` at the start and after every iteration; a true result
         stops the solver. An exception that it raises passes through.
+    recedes : callable, default=None
+        Tells whether a step is a direction of recession: one along which the function never
+        rises, however far it goes (Rockafellar, 1970, Convex Analysis, section 8). Asked where
+        the gradient is within `tol` but the distance to the minimum is not; "yes" ends the
+        search for a minimum with `Status.SEPARABLE`. The step is that of an iteration, so
+        components of it that should be zero are only small.
 
     Returns
     -------
@@ -120,103 +118,62 @@ def minimize_lbfgs(
     ----------
     Liu & Nocedal (1989), Math. Programming 45. Nocedal & Wright (2006), chapters 3 and 7.
     """
+    progress = Progress(
+        tol=tol,
+        value_scale=value_scale,
+        max_iter=max_iter,
+        noise=noise,
+        on_iteration=on_iteration,
+        recedes=recedes,
+    )
     x = np.array(start, dtype=np.float64)
-    f, g = value_and_gradient(x)
-    n_passes = 1
-    if not (np.isfinite(f) and np.all(np.isfinite(g))):
-        raise FloatingPointError("the objective is not finite at the start")
+    f, g = progress.start(value_and_gradient, x)
     pairs = _Memory(memory)
-    preconditioner = None if make_preconditioner is None else make_preconditioner(x)
-    refreshes = iter(refresh_at)
-    next_refresh = next(refreshes, max_iter + 1)
+    preconditioner = LaggedPreconditioner(make_preconditioner, refresh_at, x)
     fresh = True  # whether the preconditioner was built at x
-    moved = True  # whether x is new since on_iteration saw it
     scale = 1.0 if make_preconditioner else 1.0 / max(float(np.sqrt(dot(g, g))), 1.0)
-    history: list[tuple[int, float, float]] = []
-    best, best_x, since_best = (f, _norm(g), 0.0), x, 0
-    iteration, step_size = 0, 0.0
 
     def precondition(vector: Vector) -> Vector:
-        return scale * (vector if preconditioner is None else preconditioner.apply(vector))
+        return scale * preconditioner.apply(vector)
 
+    progress.visit(x, f, g)
     while True:
-        norm = _norm(g)
         direction = -pairs.apply(g, precondition)
         slope = dot(direction, g)
         decrement = -0.5 * slope
-        if norm <= tol and scale < 1.0 and preconditioner is not None:
+        if progress.norm <= tol and scale < 1.0 and make_preconditioner is not None:
             # The scale is that of the latest step; where the preconditioner fits badly, slow
             # directions need a far longer one. Its own metric is the safer estimate.
             decrement = max(decrement, 0.5 * dot(g, preconditioner.apply(g)))
-        floor = noise * max(abs(f), np.finfo(np.float64).tiny)
-        # Below the noise of f only the gradient tells whether an iterate is better.
-        stop = False
-        if moved:
-            if f < best[0] - floor or norm < best[1] or iteration == 0:
-                best, best_x, since_best = (f, norm, decrement), x, 0
-            else:
-                since_best += 1
-            history.append((n_passes, f, norm))
-            state = IterationState(iteration, n_passes, f, norm, step_size, x)
-            stop = on_iteration is not None and bool(on_iteration(state))
-        if norm == 0.0 or (
-            norm <= tol and 0.0 <= decrement <= 0.01 * tol * max(abs(f), value_scale)
-        ):
-            status = Status.CONVERGED
-            best, best_x = (f, norm, max(decrement, 0.0)), x
-            break
-        if decrement <= floor and since_best >= _PATIENCE:
-            status = Status.FLOOR
-            break
-        if stop:
-            status = Status.STOPPED
-            break
-        if iteration >= max_iter:
-            status = Status.MAX_ITERATIONS
-            break
+        status = progress.verdict(decrement, decrement, direction)
+        if status is not None:
+            return progress.result(status)
 
-        point = None
-        if slope < 0:
-            start_point = Point(0.0, f, g, slope)
-
-            def along(t: float, x: Vector = x, direction: Vector = direction) -> Point:
-                value, gradient = value_and_gradient(x + t * direction)
-                finite = np.isfinite(value)
-                return Point(t, value, gradient, dot(gradient, direction) if finite else np.inf)
-
-            point, n_trials = search(along, start_point, 10.0 * floor)
-            n_passes += n_trials
+        start_point = Point(0.0, f, g, slope)
+        point, n_trials = search_from(
+            value_and_gradient, x, direction, start_point, 10.0 * progress.noise
+        )
+        progress.n_passes += n_trials
         if point is None:
             if len(pairs) == 0 and fresh:
-                status = Status.FLOOR if decrement <= 1e3 * floor else Status.LINE_SEARCH
-                break
+                return progress.result(progress.failure(decrement))
             # Old curvature may be to blame: once more with a fresh one.
-            if make_preconditioner is not None and not fresh:
-                preconditioner = make_preconditioner(x)
+            if not fresh:
+                preconditioner.build(x)
             pairs.clear()
-            fresh, moved = True, False
+            fresh = True
             continue
 
-        iteration += 1
-        moved = True
-        step_size = point.step_size
-        step = step_size * direction
+        step = point.step_size * direction
         change = point.gradient - g
         if pairs.add(step, change) and not exact_curvature:
             scale *= dot(step, change) / dot(change, precondition(change))
         x, f, g = x + step, point.value, point.gradient
         fresh = False
-        bad = exact_curvature and not 0.1 <= step_size <= 5.0
-        if make_preconditioner is not None and (iteration >= next_refresh or bad):
-            while next_refresh <= iteration:
-                next_refresh = next(refreshes, max_iter + 1)
-            preconditioner = make_preconditioner(x)
+        bad = exact_curvature and not 0.1 <= point.step_size <= 5.0
+        due = preconditioner.due(progress.n_iterations + 1)
+        if make_preconditioner is not None and (due or bad):
+            preconditioner.build(x)
             pairs.clear()
             fresh = True
-
-    f, norm, decrement = best
-    return SolverResult(best_x, f, norm, decrement, iteration, n_passes, status, history)
-
-
-def _norm(gradient: Vector) -> float:
-    return float(np.max(np.abs(gradient), initial=0.0))
+        progress.visit(x, f, g, point.step_size)

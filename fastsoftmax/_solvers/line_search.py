@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Vector = NDArray[np.float64]
+from fastsoftmax._solvers.vectors import Vector, dot
 
 _SUFFICIENT_DECREASE = 1e-4
 _CURVATURE = 0.9
@@ -23,6 +22,28 @@ class Point:
     value: float
     gradient: Vector
     slope: float
+
+
+def search_from(
+    value_and_gradient: Callable[[Vector], tuple[float, Vector]],
+    x: Vector,
+    direction: Vector,
+    start: Point,
+    noise: float,
+) -> tuple[Point | None, int]:
+    """Return `search` of a function of vectors on the half-line ``x + t * direction``.
+
+    The slope counts as infinite where the value is. No trial is made unless ``start.slope < 0``.
+    """
+    if not start.slope < 0.0:
+        return None, 0
+
+    def along(t: float) -> Point:
+        value, gradient = value_and_gradient(x + t * direction)
+        slope = dot(gradient, direction) if np.isfinite(value) else np.inf
+        return Point(t, value, gradient, slope)
+
+    return search(along, start, noise)
 
 
 def search(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._linalg import Cholesky, NotPositiveDefiniteError
-
-Vector = NDArray[np.float64]
+from fastsoftmax._solvers.vectors import Vector
 
 
 class Preconditioner(Protocol):
@@ -17,6 +18,45 @@ class Preconditioner(Protocol):
 
     def apply(self, gradient: Vector) -> Vector:
         """Return its product with a flat gradient."""
+
+
+class LaggedPreconditioner:
+    """The preconditioner of a solver, built at the start and anew at scheduled iterations.
+
+    Parameters
+    ----------
+    make : callable or None
+        Builds a preconditioner at given parameters. None is the identity.
+    refresh_at : iterable of int, increasing
+    params : ndarray of shape (n,)
+        Where the first one is built.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Vector], Preconditioner] | None,
+        refresh_at: Iterable[int],
+        params: Vector,
+    ) -> None:
+        self._make = make
+        self._schedule = iter(refresh_at)
+        self._next = next(self._schedule, math.inf)
+        self.build(params)
+
+    def build(self, params: Vector) -> None:
+        """Build it anew."""
+        self._current = None if self._make is None else self._make(params)
+
+    def due(self, iteration: int) -> bool:
+        """Tell whether an iteration of the schedule has come since this was last true."""
+        due = self._next <= iteration
+        while self._next <= iteration:
+            self._next = next(self._schedule, math.inf)
+        return due
+
+    def apply(self, gradient: Vector) -> Vector:
+        """Return the product with a gradient; without a preconditioner, the gradient itself."""
+        return gradient if self._current is None else self._current.apply(gradient)
 
 
 class _ScaledFactor:

@@ -17,6 +17,10 @@ class Status(enum.Enum):
         "No further progress is possible in this floating-point precision; the result is as good "
         "as the dtype allows."
     )
+    SEPARABLE = (
+        "The classes are separable, or nearly so: the loss falls towards its infimum "
+        "while the coefficients grow, and no finite optimum exists. Lower C: a penalty makes one."
+    )
     MAX_ITERATIONS = "The limit of iterations was reached: increase max_iter, or tol."
     STOPPED = "The caller asked to stop."
     LINE_SEARCH = (
@@ -80,8 +84,12 @@ class SolverResult:
 
     @property
     def converged(self) -> bool:
-        """Whether nothing is left to do: the tolerance, or the precision's floor, was reached."""
-        return self.status in (Status.CONVERGED, Status.FLOOR)
+        """Whether nothing is left to do.
+
+        The tolerance or the precision's floor was reached, or the gradient is within the
+        tolerance and no finite optimum is left to look for.
+        """
+        return self.status in (Status.CONVERGED, Status.FLOOR, Status.SEPARABLE)
 
     @property
     def message(self) -> str:

@@ -1,0 +1,150 @@
+"""What every solver's loop needs: the best iterate, the history, and the rules for stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastsoftmax._solvers.result import IterationState, SolverResult, Status
+from fastsoftmax._solvers.vectors import Vector, max_norm
+
+#: Iterations without a smaller gradient, at a promised gain below the noise, that mean "floor".
+_PATIENCE = 4
+
+
+@dataclass
+class _Iterate:
+    params: Vector
+    value: float
+    norm: float
+    decrement: float = np.nan  # until the solver has estimated it
+
+
+class Progress:
+    """Book-keeping of a minimisation: a solver reports its iterates and asks whether to stop.
+
+    Parameters
+    ----------
+    tol, value_scale, max_iter, noise, on_iteration, recedes
+        See `fastsoftmax._solvers.minimize_lbfgs`.
+
+    Attributes
+    ----------
+    n_passes : int
+        Evaluations so far; the solver adds to it.
+    norm : float
+        Largest absolute component of the latest iterate's gradient.
+    enough : float
+        Decrement at which the latest iterate counts as the minimum.
+    noise : float
+        Absolute uncertainty of the latest iterate's value.
+    """
+
+    def __init__(
+        self,
+        *,
+        tol: float,
+        value_scale: float,
+        max_iter: int,
+        noise: float,
+        on_iteration: Callable[[IterationState], bool | None] | None,
+        recedes: Callable[[Vector], bool] | None,
+    ) -> None:
+        self._tol, self._value_scale, self._max_iter = tol, value_scale, max_iter
+        self._relative_noise = noise
+        self._on_iteration, self._recedes = on_iteration, recedes
+        self._history: list[tuple[int, float, float]] = []
+        self._since_best, self._stop = 0, False
+        self.n_passes = 0
+
+    @property
+    def n_iterations(self) -> int:
+        """Steps taken."""
+        return len(self._history) - 1
+
+    def start(
+        self, value_and_gradient: Callable[[Vector], tuple[float, Vector]], params: Vector
+    ) -> tuple[float, Vector]:
+        """Return value and gradient at the start.
+
+        Raises
+        ------
+        FloatingPointError
+            If they are not finite.
+        """
+        value, gradient = value_and_gradient(params)
+        self.n_passes += 1
+        if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
+            raise FloatingPointError("the objective is not finite at the start")
+        self._best = _Iterate(params, np.inf, np.inf)
+        return value, gradient
+
+    def visit(self, params: Vector, value: float, gradient: Vector, step_size: float = 0.0) -> None:
+        """Take down an iterate, and show it to the caller."""
+        self._latest = latest = _Iterate(params, value, max_norm(gradient))
+        self.norm = latest.norm
+        self.enough = 0.01 * self._tol * max(abs(value), self._value_scale)
+        self.noise = self._relative_noise * max(abs(value), np.finfo(np.float64).tiny)
+        # Below the noise of the value only the gradient tells whether an iterate is better.
+        if value < self._best.value - self.noise or latest.norm < self._best.norm:
+            self._best, self._since_best = latest, 0
+        else:
+            self._since_best += 1
+        self._history.append((self.n_passes, value, latest.norm))
+        if self._on_iteration is not None:
+            state = IterationState(
+                self.n_iterations, self.n_passes, value, latest.norm, step_size, params
+            )
+            self._stop = bool(self._on_iteration(state))
+
+    def verdict(self, decrement: float, gain: float, direction: Vector) -> Status | None:
+        """Return why to stop at the latest iterate, or None.
+
+        Parameters
+        ----------
+        decrement : float
+            Estimate of the distance to the minimum.
+        gain : float
+            Decrease that the solver's model promises of `direction`; smaller than `decrement`
+            where the direction is a compromise.
+        direction : ndarray of shape (n,)
+            The step that the solver would try next.
+        """
+        latest = self._latest
+        if np.isnan(latest.decrement):
+            latest.decrement = decrement
+        flat = latest.norm <= self._tol
+        if latest.norm == 0.0 or (flat and 0.0 <= decrement <= self.enough):
+            latest.decrement = max(decrement, 0.0)
+            self._best = latest
+            return Status.CONVERGED
+        if flat and self._recedes is not None and self._recedes(direction):
+            self._best = latest
+            return Status.SEPARABLE
+        if gain <= self.noise and self._since_best >= _PATIENCE:
+            return Status.FLOOR
+        if self._stop:
+            return Status.STOPPED
+        if self.n_iterations >= self._max_iter:
+            return Status.MAX_ITERATIONS
+        return None
+
+    def failure(self, gain: float) -> Status:
+        """Return what it means that no step lowers the objective, which promised a `gain`."""
+        return Status.FLOOR if gain <= 1e3 * self.noise else Status.LINE_SEARCH
+
+    def result(self, status: Status) -> SolverResult:
+        """Return the best iterate."""
+        best = self._best
+        return SolverResult(
+            best.params,
+            best.value,
+            best.norm,
+            best.decrement,
+            self.n_iterations,
+            self.n_passes,
+            status,
+            self._history,
+        )
