@@ -22,7 +22,7 @@ def ours(shape: Shape, dtype: str) -> Case:
 
     def evaluate() -> Array:
         sums = _DenseSums(X.shape[1] + 1, 1)
-        sums.add(X, weights)
+        sums.add(X, np.zeros(X.shape[1], X.dtype), weights)
         return sums.matrices()[0]
 
     return Case(evaluate, lambda found: _error(found, X, params))

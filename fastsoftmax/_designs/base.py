@@ -124,16 +124,64 @@ class Design(Protocol):
     ) -> Float64Array:
         """Return ``sum_i w_i p_ik (1 - p_ik) u_i u_iᵀ``, one per logit row.
 
-        Shape (n_rows, D, D), or their mean, (1, D, D), if `shared`; estimated from every s-th
-        row, at most `most_rows` rows.
+        Shape (n_rows, D, D), or their mean, (1, D, D), if `shared`; beyond `most_rows` rows
+        estimated from about so many for each matrix.
         """
 
     def class_gram_passes(
-        self, n_rows: int, most_rows: int, centre: Float64Array | None = None
+        self, n_rows: int, most_rows: int, shared: bool, centre: Float64Array | None = None
     ) -> float:
         """Return the cost of `class_grams`, and of factors of them, in passes over X."""
 
     def class_diagonals(
-        self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
+        self,
+        coef: Float64Array,
+        intercept: Float64Array,
+        centre: Float64Array | None = None,
+        shared: bool = False,
     ) -> Float64Array:
-        """Return the diagonals of `class_grams` over all rows, shape (n_rows, D)."""
+        """Return the diagonals of `class_grams` over all rows, (n_rows, D), or their mean.
+
+        That is (1, D), if `shared`.
+        """
+
+    def margins(self, coef: Float64Array, intercept: Float64Array) -> tuple[float, float] | None:
+        """Return by how much the label's logit exceeds another at least, and at most.
+
+        Over all rows of positive weight and all other classes; None for soft targets.
+        """
+
+
+def extreme_margins(
+    X: Any, labels: Array, weights: Array, coef: Float64Array, intercept: Float64Array
+) -> tuple[float, float] | None:
+    """Return the least and the largest difference of the label's logit and another one.
+
+    Parameters
+    ----------
+    X : array or CSR matrix of shape (n_samples, n_features)
+    labels : ndarray of shape (n_samples,) or (0,)
+    weights : ndarray of shape (n_samples,) or (0,)
+        Rows of weight 0 do not count.
+    coef : ndarray of shape (n_rows, n_features)
+    intercept : ndarray of shape (n_rows,)
+    """
+    if not labels.size:
+        return None
+    low, high = np.inf, -np.inf
+    n_block = max(1, 2**20 // (len(coef) + 1))
+    for start in range(0, X.shape[0], n_block):
+        rows = slice(start, start + n_block)
+        logits = np.asarray(X[rows] @ coef.T) + intercept
+        if logits.shape[1] == 1:
+            logits = np.hstack([np.zeros_like(logits), logits])
+        own = labels[rows, None]
+        margins = np.take_along_axis(logits, own, axis=1) - logits
+        high = max(high, float(np.max(margins, initial=-np.inf, where=_counts(weights, rows))))
+        np.put_along_axis(margins, own, np.inf, axis=1)
+        low = min(low, float(np.min(margins, initial=np.inf, where=_counts(weights, rows))))
+    return low, high
+
+
+def _counts(weights: Array, rows: slice) -> Any:
+    return weights[rows, None] > 0 if weights.size else True

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._designs import curvature
-from fastsoftmax._designs.base import Array, Float64Array, Response
+from fastsoftmax._designs.base import Array, Float64Array, Response, extreme_margins
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import dense as kernels
 from fastsoftmax._kernels import predict as predict_kernels
@@ -290,55 +290,71 @@ class DenseDesign:
         shared: bool,
         centre: Float64Array | None = None,
     ) -> Float64Array:
-        """Return ``sum_i w_i p_ik (1 - p_ik) u_i u_iᵀ`` per logit row, from every s-th row."""
-        step = max(1, -(-self.n_samples // most_rows))
-        blocks = self._blocks(coef, intercept, centre, step)
-        return step * curvature.class_grams(
-            blocks, coef.shape[0], self.n_features, self._density(centre), shared
-        )
+        """Return ``sum_i w_i p_ik (1 - p_ik) u_i u_iᵀ`` per logit row, from a choice of rows."""
+        density = self._density(centre)
+        if self.n_samples <= most_rows:
+            blocks = self._blocks(coef, intercept, centre)
+            return curvature.class_grams(blocks, coef.shape[0], self.n_features, density, shared)
+        diagonals = self.class_diagonals(coef, intercept, centre, shared)
+        picks = curvature.EvenPicks(diagonals[:, -1], most_rows)
+        for rows in self._blocks(coef, intercept, centre):
+            picks.add(rows, shared)
+        grams = picks.grams(self._X, self._centre(centre), density)
+        # A feature that is rare among the rows picked still curves the objective.
+        missing = np.maximum(diagonals - np.einsum("kjj->kj", grams), 0.0)
+        j = np.arange(self.n_features + 1)
+        grams[:, j, j] += missing
+        return grams
 
     def class_gram_passes(
-        self, n_rows: int, most_rows: int, centre: Float64Array | None = None
+        self, n_rows: int, most_rows: int, shared: bool, centre: Float64Array | None = None
     ) -> float:
         """Return the cost of `class_grams`, and of factors of them, in passes over X."""
         return curvature.class_gram_passes(
-            self.n_samples, n_rows, self.n_features, self._density(centre), most_rows
+            self.n_samples, n_rows, self.n_features, self._density(centre), most_rows, shared
         )
 
     def class_diagonals(
-        self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
+        self,
+        coef: Float64Array,
+        intercept: Float64Array,
+        centre: Float64Array | None = None,
+        shared: bool = False,
     ) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows."""
-        blocks = self._blocks(coef, intercept, centre, copied=True)
-        return curvature.class_diagonals(blocks, coef.shape[0], self.n_features)
+        blocks = self._blocks(coef, intercept, centre)
+        return curvature.class_diagonals(blocks, coef.shape[0], self.n_features, shared)
+
+    def margins(self, coef: Float64Array, intercept: Float64Array) -> tuple[float, float] | None:
+        """Return the least and the largest margin; see `extreme_margins`."""
+        return extreme_margins(self._X, self._labels, self._weights, coef, intercept)
 
     def _blocks(
         self,
         coef: Float64Array,
         intercept: Float64Array,
         centre: Float64Array | None,
-        step: int = 1,
-        copied: bool = False,
     ) -> Iterator[curvature.Block]:
-        """Yield every `step`-th row in blocks of which a few MB are made, or copied if `copied`."""
+        """Yield all rows that count, in blocks of which a few MB are made."""
         origin = self._centre(centre)
         n_rows = coef.shape[0]
         n_entries = n_rows * (n_rows + 1) // 2 + 2 * n_rows
-        if copied or step > 1 or self._weights.size:
-            n_entries += self.n_features
-        for rows in curvature.row_slices(self.n_samples, n_entries, step):
+        if self._weights.size:
+            n_entries += self.n_features  # of a copy
+        for rows in curvature.row_slices(self.n_samples, n_entries):
+            numbers = np.arange(rows.start, rows.stop)
             X = self._X[rows]
             offset = self._offset[rows] if self._offset.size else None
             weights = self._weights[rows] if self._weights.size else None
             if weights is not None and _any_zero(weights):
                 # A row of weight 0 is as if removed, also one whose square or logits overflow.
                 counts = weights > 0
-                X, weights = X[counts], weights[counts]
+                numbers, X, weights = numbers[counts], X[counts], weights[counts]
                 offset = None if offset is None else offset[counts]
             X = np.ascontiguousarray(X)
             if len(X):
                 P = _probabilities_by_class(X, coef, intercept, offset)
-                yield curvature.block(X, origin, P, weights)
+                yield curvature.block(numbers, X, origin, P, weights)
 
 
 def _any_zero(weights: Array) -> bool:

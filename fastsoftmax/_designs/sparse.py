@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._designs import curvature
-from fastsoftmax._designs.base import Array, Float64Array, Response
+from fastsoftmax._designs.base import Array, Float64Array, Response, extreme_margins
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import rows as kernels
 from fastsoftmax._threads import sweep
@@ -110,17 +110,21 @@ class SparseDesign:
         )
 
     def class_gram_passes(
-        self, n_rows: int, most_rows: int, centre: Float64Array | None = None
+        self, n_rows: int, most_rows: int, shared: bool, centre: Float64Array | None = None
     ) -> float:
         """Return the cost of `class_grams`, and of factors of them, in passes over X."""
         _refuse(centre)
         passes = curvature.class_gram_passes(
-            self.n_samples, n_rows, self.n_features, self._density, most_rows
+            self.n_samples, n_rows, self.n_features, self._density, most_rows, shared
         )
         return passes / max(self._density, 1e-12)
 
     def class_diagonals(
-        self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
+        self,
+        coef: Float64Array,
+        intercept: Float64Array,
+        centre: Float64Array | None = None,
+        shared: bool = False,
     ) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows."""
         _refuse(centre)
@@ -131,7 +135,11 @@ class SparseDesign:
         diagonals = np.empty((P.shape[1], self.n_features + 1))
         diagonals[:, :-1] = (self._X.multiply(self._X).T @ curvatures).T
         diagonals[:, -1] = curvatures.sum(axis=0)
-        return diagonals
+        return diagonals.mean(axis=0, keepdims=True) if shared else diagonals
+
+    def margins(self, coef: Float64Array, intercept: Float64Array) -> tuple[float, float] | None:
+        """Return the least and the largest margin; see `extreme_margins`."""
+        return extreme_margins(self._X, self._labels, self._weights, coef, intercept)
 
     def _loss_and_residual(
         self, coef: Float64Array, intercept: Float64Array
@@ -188,7 +196,9 @@ class SparseDesign:
                 X = self._X[chosen]
                 P = self._probabilities(X, coef, intercept, chosen)
                 weights = self._weights[chosen] if self._weights.size else None
-                yield curvature.block(X.toarray(), np.zeros(X.shape[1], X.dtype), P.T, weights)
+                yield curvature.block(
+                    chosen, X.toarray(), np.zeros(X.shape[1], X.dtype), P.T, weights
+                )
 
 
 def _refuse(centre: Float64Array | None) -> None:

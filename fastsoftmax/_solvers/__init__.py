@@ -4,6 +4,7 @@ from fastsoftmax._solvers.lbfgs import minimize_lbfgs
 from fastsoftmax._solvers.newton_cg import minimize_newton_cg
 from fastsoftmax._solvers.preconditioner import (
     BlockPreconditioner,
+    CentredPreconditioner,
     DiagonalPreconditioner,
     Preconditioner,
     SumZeroPreconditioner,
@@ -12,6 +13,7 @@ from fastsoftmax._solvers.result import IterationState, SolverResult, Status
 
 __all__ = [
     "BlockPreconditioner",
+    "CentredPreconditioner",
     "DiagonalPreconditioner",
     "IterationState",
     "Preconditioner",

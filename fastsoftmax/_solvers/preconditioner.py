@@ -155,11 +155,7 @@ class BlockPreconditioner:
         self._shape = (n_rows, len(l2))
         self._factors = []
         for block in blocks:
-            block = block + np.diag(l2)
-            # Where a class hardly occurs its block is nearly zero, while the other classes
-            # still curve the objective along it; a floor keeps such steps bounded.
-            block += np.diag(np.full(len(l2), 1e-7 * np.trace(block) / len(l2)))
-            self._factors.append(_ScaledFactor(block))
+            self._factors.append(_ScaledFactor(block + np.diag(l2)))
 
     def apply(self, gradient: Vector) -> Vector:
         """Return the step; for several rows it sums to zero over them."""

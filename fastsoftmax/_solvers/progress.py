@@ -116,13 +116,15 @@ class Progress:
         if np.isnan(latest.decrement):
             latest.decrement = decrement
         flat = latest.norm <= self._tol
-        if latest.norm == 0.0 or (flat and 0.0 <= decrement <= self.enough):
+        small = latest.norm == 0.0 or (flat and 0.0 <= decrement <= self.enough)
+        if small:
             latest.decrement = max(decrement, 0.0)
-            self._best = latest
-            return Status.CONVERGED
         if flat and self._recedes is not None and self._recedes(direction):
             self._best = latest
             return Status.SEPARABLE
+        if small:
+            self._best = latest
+            return Status.CONVERGED
         if gain <= self.noise and self._since_best >= _PATIENCE:
             return Status.FLOOR
         if self._stop:

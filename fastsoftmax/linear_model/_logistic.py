@@ -54,9 +54,12 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         Share of the L1 norm in the penalty. Only 0 is implemented.
     tol : float, default=1e-4
         The solver stops when the largest absolute component of the gradient of the *mean*
-        objective (the above, divided by ``C * sum(s)``) is at most `tol`, and its own estimate
-        of the distance to the optimum, relative to the objective, is at most ``0.01 * tol``.
-        It also stops, without a warning, where the dtype of X allows no further progress.
+        objective f (the above, divided by ``C * sum(s)``) is at most `tol`, and its own estimate
+        of ``f - min f``, half the squared Newton decrement in its metric, at most
+        ``0.01 * tol * f``. It also stops, without a warning, where the dtype of X allows no
+        further progress, and, with ``C=inf``, where the gradient is at most `tol` and the classes
+        turn out to be separable: then there is no finite optimum. It never stops only because
+        the objective falls slowly.
     fit_intercept : bool, default=True
         Whether to fit b, which is not penalised.
     class_weight : dict or 'balanced', default=None
@@ -64,8 +67,13 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         weights of all classes sum up to the same.
     random_state : int, RandomState instance or None, default=None
         Ignored: the fit is deterministic. Present for compatibility.
-    solver : {'auto'}, default='auto'
-        L-BFGS on top of the Hessian, of Gram matrices per class, or of a diagonal, by shape.
+    solver : {'auto', 'lbfgs', 'newton-cholesky', 'newton-cg'}, default='auto'
+        All reach the same optimum. ``'lbfgs'``: L-BFGS on top of a lagged estimate of the
+        curvature: the full Hessian where it is cheap, else Gram matrices weighted by the classes'
+        probabilities, else a diagonal. ``'newton-cholesky'``: Newton's method with the full
+        Hessian, for few features times classes. ``'newton-cg'``: truncated Newton without a
+        Hessian, for ill-conditioned problems too large for one, preconditioned like
+        ``'lbfgs'``. ``'auto'`` takes ``'lbfgs'``; `solver_` says with what.
     max_iter : int, default=1000
         Most iterations of the solver; 0 returns the starting point.
     verbose : int, default=0
@@ -88,6 +96,20 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         Intercepts; zero without `fit_intercept`.
     n_iter_ : ndarray of shape (1,), int32
         Iterations that the solver took.
+    solver_ : str
+        The solver that ran, and its estimate of the curvature.
+    objective_ : float
+        Mean loss plus penalty at the fitted coefficients, in nats per unit of weight: the above,
+        divided by ``C * sum(s)``.
+    gradient_norm_ : float
+        Largest absolute component of its gradient there.
+    converged_ : bool
+        Whether `tol`, or the precision of the dtype, was reached; else a `ConvergenceWarning`
+        said what to do.
+    status_ : str
+        Why the solver stopped, a sentence with the numbers.
+    n_passes_ : int
+        Passes over X that the solver made: evaluations and Hessian-vector products.
     n_features_in_ : int
         Number of features seen by `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -123,7 +145,7 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         "fit_intercept": ["boolean"],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "random_state": ["random_state"],
-        "solver": [StrOptions({"auto"})],
+        "solver": [StrOptions({"auto", "lbfgs", "newton-cholesky", "newton-cg"})],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "verbose": ["verbose"],
         "warm_start": ["boolean"],
@@ -205,9 +227,10 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         )
         with thread_limit(n_threads):
             try:
-                result = solve(
+                result, solver = solve(
                     objective,
                     self._start(objective),
+                    solver=self.solver,
                     tol=self.tol,
                     max_iter=self.max_iter,
                     on_iteration=_print_progress if self.verbose > 0 else None,
@@ -218,7 +241,7 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
                     f"{X.dtype}; scale X, for example with sklearn.preprocessing.StandardScaler."
                 ) from error
         if self.verbose > 0:
-            print(f"fastsoftmax: {result.message}")  # noqa: T201 (verbose asks for it)
+            print(f"fastsoftmax: {solver}. {result.message}")  # noqa: T201 (verbose asks for it)
         if not result.converged:
             warnings.warn(result.message, ConvergenceWarning, stacklevel=4)
 
@@ -235,6 +258,12 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         self.coef_ = np.ascontiguousarray(coef, dtype=X.dtype)
         self.intercept_ = np.ascontiguousarray(intercept, dtype=X.dtype)
         self.n_iter_ = np.array([result.n_iterations], dtype=np.int32)
+        self.solver_ = solver
+        self.objective_ = result.objective
+        self.gradient_norm_ = result.gradient_norm
+        self.converged_ = result.converged
+        self.status_ = result.message
+        self.n_passes_ = result.n_passes
 
     def _start(self, objective: SoftmaxObjective) -> NDArray[np.float64]:
         """Return the parameters to start from: zero, or the last fit's if they fit."""

@@ -4,120 +4,250 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._solvers import (
     BlockPreconditioner,
+    CentredPreconditioner,
     DiagonalPreconditioner,
     IterationState,
     Preconditioner,
     SolverResult,
     SumZeroPreconditioner,
     minimize_lbfgs,
+    minimize_newton_cg,
 )
 from fastsoftmax.objective import SoftmaxObjective
+
+Vector = NDArray[np.float64]
 
 #: The full Hessian is built where it has at most so many free parameters (its factor takes
 #: 0.1 s at 2000) and costs at most so many passes over X (digits: 110, at 45 pairs of classes).
 _FULL_HESSIAN = 2000
 _FULL_HESSIAN_PASSES = 200.0
-#: Gram matrices per class are built up to so many columns and at most this cost (mnist: 4).
-_CLASS_GRAMS = 2500
-_CLASS_GRAM_PASSES = 100.0
-
-#: Entries of all class Gram matrices, 512 MB, beyond which one matrix serves all classes.
-_CLASS_GRAM_ENTRIES = 2**26
-
+#: With `solver="newton-cholesky"` it may have so many free parameters, 3.2 GB.
+_MOST_HESSIAN = 20_000
 #: Iterations between two full Hessians (lag): L-BFGS bridges the time with cheap passes.
 _HESSIAN_LAG = 8
+
+#: Gram matrices have at most so many columns and cost at most so many passes. There is one per
+#: class as long as this costs little: mnist then takes 25 passes to 1e-6 in place of 150, ...
+_GRAM_COLUMNS = 2500
+_GRAM_PASSES = 100.0
+_CLASS_GRAM_PASSES = 20.0
+#: ... and as long as they have at most so many entries, 512 MB.
+_CLASS_GRAM_ENTRIES = 2**26
+#: Iterations between two Gram preconditioners.
+_GRAM_LAG = 16
+
+#: A class that has become certain everywhere keeps this share of its first curvature: without
+#: it the first steps on raw mnist are so long that nothing else happens in 300 passes.
+_LEAST_CURVATURE = 1e-3
+
+
+@dataclass(frozen=True)
+class _Curvature:
+    """A way to build preconditioners, and when to do so again.
+
+    Attributes
+    ----------
+    name : str
+        For people.
+    make : callable
+        Builds a preconditioner at given parameters.
+    lag : int
+        Iterations until the next one.
+    is_exact : bool
+        Whether it is the inverse Hessian where it was built.
+    """
+
+    name: str
+    make: Callable[[Vector], Preconditioner]
+    lag: int
+    is_exact: bool = False
+
+    @property
+    def refresh_at(self) -> Iterator[int]:
+        """The iterations before which to build it anew, the first one being short."""
+        return itertools.chain([min(8, self.lag)], itertools.count(self.lag, self.lag))
 
 
 def solve(
     objective: SoftmaxObjective,
-    start: NDArray[np.float64],
+    start: Vector,
     *,
+    solver: str = "auto",
     tol: float,
     max_iter: int,
     on_iteration: Callable[[IterationState], bool | None] | None = None,
-) -> SolverResult:
-    """Minimise an objective by L-BFGS over a lagged estimate of its curvature.
+) -> tuple[SolverResult, str]:
+    """Minimise an objective.
 
     Parameters
     ----------
     objective : SoftmaxObjective
     start : ndarray of shape ``objective.shape``
+    solver : {'auto', 'lbfgs', 'newton-cholesky', 'newton-cg'}
+        See `fastsoftmax.LogisticRegression`.
     tol, max_iter, on_iteration
         See `fastsoftmax._solvers.minimize_lbfgs`.
+
+    Returns
+    -------
+    result : SolverResult
+    name : str
+        The solver that ran, and its preconditioner.
 
     Raises
     ------
     FloatingPointError
         If the objective or its curvature overflows at the start.
+    ValueError
+        If ``solver='newton-cholesky'`` would need a Hessian of more than 3.2 GB.
     """
-    make_preconditioner, refresh_at, exact = _curvature(objective)
-    return minimize_lbfgs(
-        objective.value_and_gradient,
-        start.ravel(),
-        make_preconditioner=make_preconditioner,
-        refresh_at=refresh_at,
-        exact_curvature=exact,
-        tol=tol,
+    options: dict[str, Any] = {
+        "tol": tol,
         # Where a class separates, the loss falls towards 0 for ever: a thousandth of the loss
         # at zero coefficients is as good as 0 for the relative part of tol.
-        value_scale=1e-3 * float(np.log(objective.n_classes)),
-        max_iter=max_iter,
-        noise=4.0 * float(np.finfo(objective.dtype).eps),
-        on_iteration=on_iteration,
-    )
+        "value_scale": 1e-3 * float(np.log(objective.n_classes)),
+        "max_iter": max_iter,
+        "noise": 4.0 * float(np.finfo(objective.dtype).eps),
+        "on_iteration": on_iteration,
+        # Without a penalty there may be no finite optimum, and people should be told.
+        "recedes": None if objective.l2[:-1].all() else _recession(objective),
+    }
+    function, x = objective.value_and_gradient, start.ravel()
+    if solver == "newton-cholesky":
+        curvature = _full_hessian(objective, lag=1)
+    else:
+        curvature = _choose(objective, with_hessian=solver != "newton-cg")
+    options |= {"make_preconditioner": curvature.make, "refresh_at": curvature.refresh_at}
+    if solver == "newton-cg":
+        result = minimize_newton_cg(function, objective.hessian_operator, x, **options)
+    else:
+        result = minimize_lbfgs(function, x, exact_curvature=curvature.is_exact, **options)
+    name = "lbfgs" if solver == "auto" else solver
+    return result, f"{name} ({curvature.name})"
 
 
-def _curvature(
-    objective: SoftmaxObjective,
-) -> tuple[Callable[[NDArray[np.float64]], Preconditioner], Iterator[int], bool]:
-    """Return the preconditioner's maker, its refresh schedule, and whether it is a full Hessian."""
-    design, n_rows = objective.design, objective.n_rows
-    D = objective.shape[1]
-    l2 = objective.l2[:D]
-    weight_sum = design.weight_sum
-    most_rows = max(4 * D, 3000)
-
-    def coefficients(params: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-        packed = params.reshape(objective.shape)
-        if objective.fit_intercept:
-            return packed[:, :-1], packed[:, -1]
-        return packed, np.zeros(n_rows)
-
-    def full_hessian(params: NDArray[np.float64]) -> Preconditioner:
-        full = design.hessian(*coefficients(params)) / weight_sum
-        n_free, extended = max(1, n_rows - 1), design.n_features + 1
-        blocks = full.reshape(n_free, extended, n_free, extended)[:, :D, :, :D]
-        return SumZeroPreconditioner(blocks.reshape(n_free * D, n_free * D).copy(), l2, n_rows)
-
-    def class_grams(params: NDArray[np.float64]) -> Preconditioner:
-        coef, intercept = coefficients(params)
-        shared = n_rows * D**2 > _CLASS_GRAM_ENTRIES
-        if not (
-            params.any() or design.has_offset
-        ):  # all classes are equally likely: their matrices are the same
-            coef, intercept, shared = coef[:1], intercept[:1], True
-            share = (1.0 - 1.0 / design.n_classes) / design.n_classes / 0.25
-        else:
-            share = 1.0
-        grams = share * design.class_grams(coef, intercept, most_rows, shared)
-        return BlockPreconditioner(grams[:, :D, :D] / weight_sum, l2, n_rows)
-
-    def class_diagonals(params: NDArray[np.float64]) -> Preconditioner:
-        diagonals = design.class_diagonals(*coefficients(params))[:, :D] / weight_sum
-        # The mean over classes: a step must stay a step when a class has hardly any weight.
-        return DiagonalPreconditioner(diagonals.mean(axis=0) * np.ones((n_rows, 1)) + l2)
-
+def _choose(objective: SoftmaxObjective, with_hessian: bool) -> _Curvature:
+    """Return the preconditioner that suits an objective's shape."""
+    design, (n_rows, D) = objective.design, objective.shape
+    centre = _centre(objective)
     if (
-        max(1, n_rows - 1) * D <= _FULL_HESSIAN
-        and design.hessian_passes(n_rows) <= _FULL_HESSIAN_PASSES
+        with_hessian
+        and max(1, n_rows - 1) * D <= _FULL_HESSIAN
+        and design.hessian_passes(n_rows, centre) <= _FULL_HESSIAN_PASSES
     ):
-        return full_hessian, itertools.count(_HESSIAN_LAG, _HESSIAN_LAG), True
-    if D <= _CLASS_GRAMS and design.class_gram_passes(n_rows, most_rows) <= _CLASS_GRAM_PASSES:
-        return class_grams, (8 * 2**i for i in itertools.count()), False
-    return class_diagonals, iter((16, 64)), False
+        return _full_hessian(objective, lag=_HESSIAN_LAG)
+    if D <= _GRAM_COLUMNS:
+        most_rows = max(3 * D, 1500)
+        costs = {shared: design.class_gram_passes(n_rows, most_rows, shared, centre)
+                 for shared in (False, True)}  # fmt: skip
+        few_entries = n_rows * D**2 <= _CLASS_GRAM_ENTRIES
+        shared = not (few_entries and costs[False] <= _CLASS_GRAM_PASSES)
+        if costs[shared] <= _GRAM_PASSES:
+            return _grams(objective, most_rows, shared, costs[shared])
+    return _diagonal(objective)
+
+
+def _centre(objective: SoftmaxObjective) -> Vector:
+    """Return the point around which second-order sums are taken; only an intercept can move it."""
+    design = objective.design
+    return design.typical_row() if objective.fit_intercept else np.zeros(design.n_features)
+
+
+def _centred(preconditioner: Preconditioner, centre: Vector) -> Preconditioner:
+    return CentredPreconditioner(preconditioner, centre) if centre.any() else preconditioner
+
+
+def _coefficients(objective: SoftmaxObjective, params: Vector) -> tuple[Vector, Vector]:
+    packed = params.reshape(objective.shape)
+    if objective.fit_intercept:
+        return packed[:, :-1], packed[:, -1]
+    return packed, np.zeros(len(packed))
+
+
+def _full_hessian(objective: SoftmaxObjective, lag: int) -> _Curvature:
+    design, (n_rows, D) = objective.design, objective.shape
+    n_free, extended = max(1, n_rows - 1), design.n_features + 1
+    if n_free * D > _MOST_HESSIAN:
+        raise ValueError(
+            f"solver='newton-cholesky' needs a Hessian of {n_free * D} x {n_free * D} numbers for "
+            f"{design.n_features} features and {design.n_classes} classes; use solver='auto' or "
+            "'newton-cg'."
+        )
+    centre, l2 = _centre(objective), objective.l2[:D]
+
+    def make(params: Vector) -> Preconditioner:
+        full = design.hessian(*_coefficients(objective, params), centre) / design.weight_sum
+        blocks = full.reshape(n_free, extended, n_free, extended)[:, :D, :, :D]
+        hessian = blocks.reshape(n_free * D, n_free * D).copy()
+        return _centred(SumZeroPreconditioner(hessian, l2, n_rows), centre)
+
+    return _Curvature("full Hessian", make, lag, is_exact=True)
+
+
+def _grams(
+    objective: SoftmaxObjective, most_rows: int, shared: bool, n_passes: float
+) -> _Curvature:
+    design, (n_rows, D) = objective.design, objective.shape
+    centre, l2 = _centre(objective), objective.l2[:D]
+    least: list[Vector] = []
+
+    def make(params: Vector) -> Preconditioner:
+        coef, intercept = _coefficients(objective, params)
+        one, share = shared, 1.0 / design.weight_sum
+        if not (params.any() or design.has_offset):
+            # All classes are equally likely: their matrices are the same.
+            coef, intercept, one = coef[:1], intercept[:1], True
+            share *= (1.0 - 1.0 / design.n_classes) / design.n_classes / 0.25
+        grams = share * design.class_grams(coef, intercept, most_rows, one, centre)[:, :D, :D]
+        if not least:
+            least.append(_LEAST_CURVATURE * np.einsum("kjj->j", grams) / len(grams))
+        grams[:, np.arange(D), np.arange(D)] += least[0]
+        return _centred(BlockPreconditioner(grams, l2, n_rows), centre)
+
+    name = "one Gram matrix" if shared else "a Gram matrix per class"
+    return _Curvature(name, make, max(_GRAM_LAG, round(2.0 * n_passes)))
+
+
+def _diagonal(objective: SoftmaxObjective) -> _Curvature:
+    design, (n_rows, D) = objective.design, objective.shape
+    centre, l2 = _centre(objective), objective.l2[:D]
+
+    def make(params: Vector) -> Preconditioner:
+        coefficients = _coefficients(objective, params)
+        # The mean over classes: a step must stay a step when a class has hardly any weight.
+        diagonal = design.class_diagonals(*coefficients, centre, shared=True)[:, :D]
+        diagonal = diagonal / design.weight_sum + l2
+        return _centred(DiagonalPreconditioner(diagonal * np.ones((n_rows, 1))), centre)
+
+    return _Curvature("diagonal", make, _GRAM_LAG)
+
+
+#: Logits that a receding step moves apart at least, and the share of it by which one may shrink.
+_RECESSION = 1e-2
+_RECESSION_SLACK = 0.05
+
+
+def _recession(objective: SoftmaxObjective) -> Callable[[Vector], bool]:
+    """Return a test whether a step leads away for ever while no sample's loss grows.
+
+    Without a penalty on a feature that separates classes there is no finite optimum. The steps
+    of a second-order method then approach a direction of recession: every sample's margin grows
+    or stays (Albert & Anderson 1984, Biometrika 71, section 2), and it does not shrink.
+    """
+
+    def recedes(step: Vector) -> bool:
+        margins = objective.design.margins(*_coefficients(objective, step))
+        if margins is None:
+            return False
+        low, high = margins
+        return high >= _RECESSION and low >= -_RECESSION_SLACK * high
+
+    return recedes
