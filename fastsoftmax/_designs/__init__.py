@@ -2,5 +2,6 @@
 
 from fastsoftmax._designs.base import Design, Response
 from fastsoftmax._designs.choose import make_design, predict
+from fastsoftmax._designs.dense import DenseDesign
 
-__all__ = ["Design", "Response", "make_design", "predict"]
+__all__ = ["DenseDesign", "Design", "Response", "make_design", "predict"]

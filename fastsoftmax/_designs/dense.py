@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._designs import curvature
 from fastsoftmax._designs.base import Array, Float64Array, Response, extreme_margins
-from fastsoftmax._jit import kernel_view
+from fastsoftmax._jit import kernel_view, machine_code
 from fastsoftmax._kernels import dense as kernels
+from fastsoftmax._kernels import gram as gram_kernels
 from fastsoftmax._kernels import predict as predict_kernels
 from fastsoftmax._kernels.lanes import N_LANE_ROWS
 from fastsoftmax._kernels.tiles import STRIP_BYTES, padded_zeros
@@ -106,6 +107,24 @@ class _Partition:
     def lanes(self, dtype: np.dtype[Any], *sizes: int) -> tuple[Array, ...]:
         """Return uninitialised lanes for each unit, one array of them for each number of rows."""
         return tuple(np.empty((self.n_units, size, self.n_lanes), dtype) for size in sizes)
+
+
+class CompiledSums(NamedTuple):
+    """Drivers and their arguments, as `fastsoftmax._kernels.solver.minimize` takes them first."""
+
+    addresses: NDArray[np.int64]
+    loss_arguments: tuple[Any, ...]
+    probability_arguments: tuple[Any, ...]
+    gram_arguments: tuple[Any, ...]
+    n_blocks: int
+    params: Array
+    sums: Float64Array
+    partial: Array
+    losses: Float64Array
+    residual: Array
+    curvatures: Float64Array
+    grams: Float64Array
+    gram_weights: Array
 
 
 class DenseDesign:
@@ -250,6 +269,55 @@ class DenseDesign:
             self.n_samples, self.n_features, n_rows, self.dtype.itemsize, want_gradient
         )
 
+    def compiled_sums(self, n_rows: int, gram_rows: int, centre: Float64Array) -> CompiledSums:
+        """Return what a compiled solver needs to evaluate sums by itself.
+
+        Those for Gram matrices run over evenly spaced rows, at least `gram_rows` if there are.
+        """
+        size = self.n_features + 1
+        n_lanes = _lanes_of_block(self.n_features, n_rows, self.dtype.itemsize)
+        n_blocks = -(-self.n_samples // n_lanes)
+        params = padded_zeros((n_rows, size), self.dtype)
+        sums, partial = self._accumulators(1, n_rows)
+        losses = np.zeros(1)
+        loss = (
+            *(self._X, kernel_view(params), self._labels, self._soft, self._weights, self._offset),
+            np.array([n_blocks * n_lanes, 0, n_blocks * n_lanes]),
+            np.empty((1, n_rows, n_lanes), self.dtype),
+            np.empty((1, N_LANE_ROWS, n_lanes), self.dtype),
+            *(losses, partial, sums),
+        )
+        step = max(1, self.n_samples // gram_rows)
+        X, weights, offset = (
+            kernel_view(rows[::step]) for rows in (self._X, self._weights, self._offset)
+        )
+        n = len(X)
+        n_blocks = -(-n // n_lanes)
+        residual = np.empty((n_blocks, n_rows, n_lanes), self.dtype)
+        # Residuals for targets that are 0 throughout are probabilities.
+        no_labels, no_weights = np.empty(0, np.int32), np.empty(0, self.dtype)
+        probability = (
+            *(X, kernel_view(params), kernel_view(no_labels)),
+            kernel_view(np.zeros((n, max(2, n_rows)), self.dtype)),
+            *(kernel_view(no_weights), offset, np.array([n_lanes, 0, n_lanes])),
+            *(residual, np.empty((n_blocks, N_LANE_ROWS, n_lanes), self.dtype)),
+            *(np.zeros(n_blocks), partial[:0], sums[:0]),
+        )
+        curvatures = np.empty((n_rows, n))
+        grams = padded_zeros((n_rows, size, size), np.dtype(np.float64))
+        rows = [padded_zeros((n_rows, 64, size), np.dtype(np.float64)) for _ in range(2)]
+        origin = kernel_view(self._centre(centre))
+        gram = (X, origin, kernel_view(curvatures), 1, *rows, grams)
+        addresses = (
+            machine_code(kernels.loss_gradient, loss),
+            machine_code(gram_kernels.weighted_grams, gram),
+        )
+        return CompiledSums(
+            np.array(addresses),
+            *(loss, probability, gram, n_blocks),
+            *(params, sums, partial, losses, residual, curvatures, grams, weights),
+        )
+
     def typical_row(self) -> Float64Array:
         """Return the medians of some evenly spaced rows; a middle row's entry, never a mean."""
         rows = self._some_rows()
@@ -257,11 +325,11 @@ class DenseDesign:
         return np.partition(rows, middle, axis=0)[middle].astype(np.float64)
 
     def _some_rows(self) -> Array:
-        """Return some 1000 evenly spaced rows; those of weight 0 are as if removed."""
+        """Return some 200 evenly spaced rows; those of weight 0 are as if removed."""
         if not _any_zero(self._weights):
-            return self._X[:: max(1, self.n_samples // 1000)]
+            return self._X[:: max(1, self.n_samples // 200)]
         counting = np.flatnonzero(self._weights)
-        return self._X[counting[:: max(1, len(counting) // 1000)]]
+        return self._X[counting[:: max(1, len(counting) // 200)]]
 
     def _density(self, centre: Float64Array | None) -> float:
         return curvature.density(self._some_rows(), self._centre(centre))
