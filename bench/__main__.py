@@ -1,6 +1,7 @@
 """The command line: ``python -m bench run | kernels | startup | memory | report``."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -11,7 +12,13 @@ from bench.kernels import KernelPlan, run_kernels
 from bench.memory import run_memory
 from bench.operation import find_operations, parse_shape
 from bench.page import write_page
-from bench.problems import DEFAULT_PROBLEMS, PROBLEMS, ProblemUnavailableError, load_problem
+from bench.problems import (
+    DEFAULT_PROBLEMS,
+    PROBLEMS,
+    SUITES,
+    ProblemUnavailableError,
+    load_problem,
+)
 from bench.report import insert_headline, print_tables, write_report
 from bench.results import ResultsFolder, optimum_key
 from bench.run import Plan, find_optima, run
@@ -39,10 +46,15 @@ def _parser() -> argparse.ArgumentParser:
 
     fit = commands.add_parser("run", help="fit named problems with named libraries")
     fit.add_argument("--problems", nargs="+", default=list(DEFAULT_PROBLEMS), metavar="NAME")
+    fit.add_argument(
+        "--suite", choices=SUITES, help="a group of problems, with all libraries by default"
+    )
     fit.add_argument("--libraries", nargs="+", metavar="NAME", help="default: the fast ones")
     fit.add_argument("--C", nargs="+", type=float, help="default: each problem's own list")
-    fit.add_argument("--dtype", nargs="+", choices=dtypes, default=["float64"])
-    fit.add_argument("--time-limit", type=float, help="seconds before a peer is cut")
+    fit.add_argument("--dtype", nargs="+", choices=dtypes, help="default: each problem's own")
+    fit.add_argument(
+        "--time-limit", type=float, default=math.inf, help="seconds at which a peer is cut at last"
+    )
     fit.add_argument("--list", action="store_true", help="list problems and libraries, and stop")
 
     fit.add_argument(
@@ -82,15 +94,16 @@ def _run(options: argparse.Namespace) -> int:
     libraries = find_libraries()
     if options.list:
         return _list(libraries)
-    names = options.libraries or [a.name for a in libraries.values() if a.on_by_default]
-    unknown = [n for n in names if n not in libraries] + [
-        n for n in options.problems if n not in PROBLEMS
+    names = options.libraries or [
+        a.name for a in libraries.values() if a.on_by_default or options.suite
     ]
+    chosen = SUITES[options.suite] if options.suite else options.problems
+    unknown = [n for n in names if n not in libraries] + [n for n in chosen if n not in PROBLEMS]
     if unknown:
         print(f"unknown: {', '.join(unknown)}; see python -m bench run --list", file=sys.stderr)
         return 2
     plan = Plan(
-        problems=options.problems,
+        problems=list(chosen),
         libraries=[libraries[name] for name in names],
         dtypes=options.dtype,
         C=options.C,
