@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     dtypes = ["float64", "float32"]
 
     fit = commands.add_parser("run", help="fit named problems with named libraries")
-    fit.add_argument("--problems", nargs="+", default=list(DEFAULT_PROBLEMS), metavar="NAME")
+    fit.add_argument("--problems", nargs="+", metavar="NAME", help="default: two small ones")
     fit.add_argument(
         "--suite", choices=SUITES, help="a group of problems, with all libraries by default"
     )
@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
     names = options.libraries or [
         a.name for a in libraries.values() if a.on_by_default or options.suite
     ]
-    chosen = SUITES[options.suite] if options.suite else options.problems
+    chosen = options.problems or SUITES.get(options.suite, DEFAULT_PROBLEMS)
     unknown = [n for n in names if n not in libraries] + [n for n in chosen if n not in PROBLEMS]
     if unknown:
         print(f"unknown: {', '.join(unknown)}; see python -m bench run --list", file=sys.stderr)

@@ -52,7 +52,7 @@ class Adapter(ABC):
     name: str
     distribution: str
     # BLAS thread counts to try, each in a process of its own; "installed" sets nothing.
-    threads: tuple[str, ...] = ("2", "1")
+    threads: tuple[str, ...] = ("1", "2")
     on_by_default: bool = True
     # Whether `trace` heeds the limit; else the parent kills the process there.
     cuts_itself: bool = False
@@ -96,7 +96,7 @@ class Adapter(ABC):
 
     def warm_up(self, problem: Problem) -> None:
         """Compile and import what a first fit would; timed apart."""
-        self.fit(problem.few_rows(), 1.0, 2)
+        self.fit(problem.sample(), 1.0, 2)
 
 
 def growing_budgets(quick: bool, growth: float) -> Iterator[int]:

@@ -4,6 +4,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 
@@ -71,10 +72,8 @@ class TracedAdapter(Adapter):
 
         def run() -> Recorder:
             recorder = Recorder(effort.limit)
-            try:
+            with suppress(OutOfTimeError):
                 self.run_recorded(problem, C, 100 if effort.quick else MAX_BUDGET, recorder)
-            except OutOfTimeError:
-                pass
             recorder.finish()
             return recorder
 

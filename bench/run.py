@@ -30,7 +30,6 @@ CUT_RATIO = 20.0  # a peer is cut at this many times our time to the level ...
 CUT_FLOOR = 2.0  # ... but not before so many seconds
 NO_RIVAL = 60.0  # where we have not reached the level
 HOPELESS_RATIO = 3.0  # or at this many times the best peer's: it cannot become the best
-FAR = 1e-3  # a library cut before this is not tried with other threads
 OUR_LIMIT = 300.0  # seconds; nothing stands in for us
 DONE = 1e-11  # sub-optimality at which a curve has nothing more to tell
 FLAT = 1e-9  # relative change of the objective that ends a curve when seen twice
@@ -77,9 +76,7 @@ def run(plan: Plan, results: ResultsFolder, console: Console) -> list[str]:
     # the others.
     libraries = sorted(plan.libraries, key=lambda a: (a.name != OURS, not a.cuts_itself))
     cases = [
-        (name, dtype)
-        for name in plan.problems
-        for dtype in plan.dtypes or problem_dtypes(name)
+        (name, dtype) for name in plan.problems for dtype in plan.dtypes or problem_dtypes(name)
     ]
     with progress_bar(console) as progress:
         n_curves = len(cases) * sum(len(a.threads) for a in libraries)
@@ -147,7 +144,6 @@ def _run_library(
                 if row.key not in results.rows:
                     results.append(replace(row, status="skipped", reason=reason))
                 continue
-            limit = fit_limit(results, row, plan.time_limit or problem.time_limit)
             run_curve(problem, row, worker, results, plan, say, adapter.cuts_itself)
 
 
@@ -182,9 +178,7 @@ def _is_rival(other: Row, row: Row) -> bool:
 def _in_group(results: ResultsFolder, like: Row) -> list[Row]:
     """Return the scored rows of a row's problem, C and dtype."""
     return [
-        row
-        for row in results.rows.values()
-        if row.status == "ok" and row.key[:3] == like.key[:3]
+        row for row in results.rows.values() if row.status == "ok" and row.key[:3] == like.key[:3]
     ]
 
 
@@ -233,11 +227,8 @@ def run_curve(
         limit = curve_limit(results, end, plan.time_limit)
         say("curve")
         try:
-            if far := _cut_with_other_threads(results, end):
-                results.append(replace(end, status="skipped", reason=far))
-            else:
-                points = _points(problem, end, worker, results, plan, limit)
-                results.append(_last_row(results, end, points, traced, say))
+            points = _points(problem, end, worker, results, plan, limit)
+            results.append(_last_row(results, end, points, traced, say))
         except (WorkerCutError, WorkerError) as error:
             results.append(_ended(end, error, limit))
     default = replace(template, budget=DEFAULT_BUDGET)
@@ -300,19 +291,6 @@ def _last_row(
             reason = f"another peer got there {HOPELESS_RATIO:g} times as fast"
             return replace(end, status="cut", reason=reason, seconds=row.seconds)
     return replace(end, reason="the library stopped by itself")
-
-
-def _cut_with_other_threads(results: ResultsFolder, end: Row) -> str | None:
-    """Return why a curve is not worth while: with other threads it was cut far from the optimum."""
-    if end.library == RIVAL or optimum_key(end.problem, end.C) not in results.optima():
-        return None
-    for other in results.rows.values():
-        same = other.key[:4] == end.key[:4] and other.budget == CURVE_END
-        if same and other.threads != end.threads and other.status == "cut":
-            name = (other.library, other.threads)
-            if not _seconds_to(FAR, results, end, lambda r, name=name: (r.library, r.threads) == name):
-                return f"cut before {FAR:.0e} with {other.threads} threads"
-    return None
 
 
 def _ended(row: Row, error: Exception, limit: Limit) -> Row:

@@ -8,6 +8,8 @@ import numpy as np
 from bench.adapter import TINY_TOLERANCE, Adapter, Fit, register
 from bench.problems import Problem
 
+CHECKED_EVERY = 5  # passes; n_iter_ is the last pass at which it looked for convergence
+
 
 class Cyanure(Adapter):
     """``cyanure.estimators.Classifier``; its iterations are passes over X.
@@ -48,8 +50,11 @@ class Cyanure(Adapter):
         begin = time.perf_counter()
         model.fit(problem.X, problem.y)
         seconds = time.perf_counter() - begin
+        n_iter = int(max(model.n_iter_))
+        if budget is not None and n_iter > budget - CHECKED_EVERY:
+            n_iter = budget
         coef = np.reshape(model.coef_, (-1, problem.n_rows)).T
-        return Fit(coef, np.ravel(model.intercept_), int(max(model.n_iter_)), seconds)
+        return Fit(coef, np.ravel(model.intercept_), n_iter, seconds)
 
 
 register(Cyanure())

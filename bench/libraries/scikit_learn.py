@@ -48,6 +48,10 @@ class Saga(ScikitLearn):
     def __init__(self) -> None:
         super().__init__("saga")
 
+    def estimator(self, C: float, **options: Any) -> Any:
+        """Return the estimator with a fixed order of rows."""
+        return super().estimator(C, random_state=0, **options)
+
 
 class TracedScikitLearn(ScikitLearn, TracedAdapter):
     """A solver whose iterates pass through Python; the hook is where each of them is known."""

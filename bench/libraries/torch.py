@@ -10,7 +10,7 @@ from bench.problems import Array, Problem
 from bench.recorder import Recorder, TracedAdapter
 from bench.score import l2_of
 
-TIGHT = {"tolerance_grad": TINY_TOLERANCE, "tolerance_change": TINY_TOLERANCE}
+TIGHT: dict[str, Any] = {"tolerance_grad": TINY_TOLERANCE, "tolerance_change": TINY_TOLERANCE}
 NO_LIMIT = 1 << 30
 
 
