@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench run | kernels | startup | memory | report``."""
+"""The command line: ``python -m bench run | kernels | startup | memory | small | growth | report``."""
 
 import argparse
 import math
@@ -8,6 +8,7 @@ from pathlib import Path
 from bench import environment
 from bench.adapter import Adapter, find_libraries
 from bench.console import messages, terminal
+from bench.growth import run_growth
 from bench.kernels import KernelPlan, run_kernels
 from bench.memory import run_memory
 from bench.operation import find_operations, parse_shape
@@ -22,7 +23,16 @@ from bench.problems import (
 from bench.report import insert_headline, print_tables, write_report
 from bench.results import ResultsFolder, optimum_key
 from bench.run import Plan, find_optima, run
+from bench.small import run_small
 from bench.startup import run_startup
+
+#: Commands whose every row is a fresh process: what measures, and the help.
+PROCESSES = {
+    "startup": (run_startup, "imports and first fits, cold and warm"),
+    "memory": (run_memory, "extra memory of a fit with 2 GB of X"),
+    "small": (run_small, "fits and a grid search of small data"),
+    "growth": (run_growth, "our time and memory with n, d and K doubled"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(options)
     if options.command == "kernels":
         return _kernels(options)
-    if options.command in ("startup", "memory"):
+    if options.command in PROCESSES:
         return _processes(options)
     return _report(options)
 
@@ -71,15 +81,14 @@ def _parser() -> argparse.ArgumentParser:
         "--cpu-names", nargs="*", metavar="NAME", help="for Numba; default: haswell generic"
     )
 
-    startup = commands.add_parser("startup", help="imports and first fits, cold and warm")
-    memory = commands.add_parser("memory", help="extra memory of a fit with 2 GB of X")
-    for command in (kernels, startup, memory):
+    processes = [commands.add_parser(name, help=help) for name, (_, help) in PROCESSES.items()]
+    for command in (kernels, *processes):
         command.add_argument("--fresh", action="store_true", help="discard earlier rows")
 
     report = commands.add_parser("report", help="Markdown tables and plots of saved results")
     report.add_argument("results", nargs="?", type=Path, default=Path("results/default"))
 
-    for command in (fit, kernels, startup, memory):
+    for command in (fit, kernels, *processes):
         command.add_argument("--quick", action="store_true", help="small and short, for CI")
         command.add_argument(
             "--output", type=Path, help="default: results/default or results/quick"
@@ -169,7 +178,7 @@ def _kernels(options: argparse.Namespace) -> int:
 
 
 def _processes(options: argparse.Namespace) -> int:
-    measure = run_startup if options.command == "startup" else run_memory
+    measure, _ = PROCESSES[options.command]
     try:
         return measure(_folder(options), options.fresh, options.quick)
     except KeyboardInterrupt:

@@ -31,6 +31,8 @@ CASES: list[tuple[Shape, str]] = [
 QUICK_CASES: list[tuple[Shape, str]] = [((200_000, 50, 3), "float32")]
 STORAGES = ("array", "memmap")
 FIT_LIMIT = 900.0  # seconds, with making X
+# Memory that was freed before must not stay with the process, to be used again unseen.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 MAX_ITER = 12  # beyond the iterations after which a preconditioner is built anew
 
 
@@ -150,11 +152,9 @@ def _percent(row: MemoryRow) -> float:
 
 
 def _measured(row: MemoryRow) -> MemoryRow:
-    # Memory that was freed before must not stay with the process, to be used again unseen.
-    variables = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     try:
         arguments = ["bench.memory", row.shape, row.dtype, row.storage]
-        reply = run_child(arguments, "2", variables, limit=FIT_LIMIT)
+        reply = run_child(arguments, "2", GIVE_BACK, limit=FIT_LIMIT)
     except ChildError as error:
         return replace(row, status=error.status, reason=str(error))
     return replace(row, **reply)
@@ -173,11 +173,11 @@ def extra_memory(shape: Shape, dtype: str, storage: str, folder: Path) -> dict[s
         n_few = 60_000  # enough for threads
         LogisticRegression(max_iter=MAX_ITER).fit(np.array(X[:n_few]), y[:n_few])
         float(X.max())  # pages of a file count as resident once they were read
-        _forget_peak()
-        before = _status_bytes("VmRSS")
+        forget_peak()
+        before = status_bytes("VmRSS")
         model = LogisticRegression(max_iter=MAX_ITER)
         model.fit(X, y)
-    extra = max(0, _status_bytes("VmHWM") - before)
+    extra = max(0, status_bytes("VmHWM") - before)
     return {
         "X_bytes": X.nbytes,
         "extra_bytes": extra,
@@ -207,12 +207,12 @@ def _data(shape: Shape, dtype: str, storage: str, folder: Path) -> tuple[Array, 
     return X, y
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Let the kernel count this process's largest resident size from now on."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def _status_bytes(name: str) -> int:
+def status_bytes(name: str) -> int:
     """Return an entry of this process's status in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):

@@ -222,7 +222,7 @@ def _bundled(name: str) -> Data:
     return Data(X, y)
 
 
-def _drawn(X: Array, coef: Array, rng: np.random.Generator, spread: float) -> Array:
+def drawn_labels(X: Array, coef: Array, rng: np.random.Generator, spread: float) -> Array:
     """Return labels drawn from a softmax model whose logits have that standard deviation."""
     logits = X @ coef
     logits *= spread / logits.std()
@@ -273,7 +273,7 @@ def ill_conditioned() -> Data:
     rng = np.random.default_rng(8)
     rotation, _ = np.linalg.qr(rng.normal(size=(n_features, n_features)))
     latent = rng.normal(size=(n_samples, n_features))
-    y = _drawn(latent, rng.normal(size=(n_features, n_classes)), rng, spread=3.0)
+    y = drawn_labels(latent, rng.normal(size=(n_features, n_classes)), rng, spread=3.0)
     # Scaled by sqrt(d), so that a feature's variance is some 1/40 of the largest direction's.
     X = (latent * np.logspace(0, -8, n_features)) @ rotation.T * np.sqrt(n_features)
     return Data(X, y, C=STRENGTHS)
@@ -287,7 +287,7 @@ def wide() -> Data:
     factors = rng.normal(size=(n_samples, 50))
     X = factors @ rng.normal(size=(50, n_features)) / np.sqrt(50)
     X += rng.normal(size=X.shape)
-    y = _drawn(factors, rng.normal(size=(50, n_classes)), rng, spread=3.0)
+    y = drawn_labels(factors, rng.normal(size=(50, n_classes)), rng, spread=3.0)
     return Data(X, y, C=STRENGTHS)
 
 
