@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench run | kernels | startup | memory | small | growth | report``."""
+"""The command line: ``python -m bench run | kernels | startup | memory | small | ...``."""
 
 import argparse
 import math

@@ -37,7 +37,7 @@ class GrowthRow:
     """One fit at the defaults. The first three fields are its key."""
 
     shape: str
-    axis: str  # "n", "d" or "K": what was doubled
+    axis: str  # "n", "d" or "K": what was doubled; "" for the base
     version: str
     status: str = "ok"
     reason: str = ""
@@ -52,11 +52,11 @@ class GrowthRow:
 
 
 def doublings(base: Shape, n_doublings: int) -> list[tuple[Shape, str]]:
-    """Return shapes and the doubled axis: each axis from the base on."""
-    return [
+    """Return the base, without an axis, and then shapes with each axis doubled again and again."""
+    return [(base, "")] + [
         (tuple(size * 2 ** (i * (at == axis)) for at, size in zip(AXES, base, strict=True)), axis)
         for axis in AXES
-        for i in range(n_doublings + 1)
+        for i in range(1, n_doublings + 1)
     ]
 
 
@@ -97,11 +97,11 @@ def latest(rows: list[GrowthRow]) -> list[GrowthRow]:
 def growth_table(rows: list[GrowthRow]) -> TextTable:
     """Return times and memory, and by what each doubling multiplies them."""
     lines = []
-    before: GrowthRow | None = None
+    last: dict[str, GrowthRow] = {row.axis: row for row in rows if not row.axis}
     for row in rows:
-        doubled = before is not None and before.axis == row.axis
+        before = last.get(row.axis, last.get(""))
         ratios = [NEVER] * 3
-        if doubled and before is not None:
+        if row.axis and before is not None:
             ratios = [
                 number(row.seconds / before.seconds, "x"),
                 number(_per_pass(row) / _per_pass(before), "x"),
@@ -110,7 +110,7 @@ def growth_table(rows: list[GrowthRow]) -> TextTable:
         lines.append(
             [
                 row.shape,
-                row.axis if doubled else "",
+                row.axis,
                 number(1e3 * row.seconds),
                 ratios[0],
                 str(row.n_passes),
@@ -120,7 +120,7 @@ def growth_table(rows: list[GrowthRow]) -> TextTable:
                 row.reason,
             ]
         )
-        before = row
+        last[row.axis] = row
     header = ["n x d x K", "doubled", "ms", "ratio", "passes", "ratio of ms per pass",
               "extra MB", "ratio of MB", ""]  # fmt: skip
     note = (

@@ -38,10 +38,15 @@ def write_report(results: ResultsFolder, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     plots = plot_all(groups, folder)
     parts = ["# Benchmark report", _environment(results), "## Summary", _summary(groups), LEGEND]
+    linked: set[str] = set()
     if plots:
         parts.append(f"![Sub-optimality against time]({plots[-1].name})")
     for group in groups:
         parts += [f"## {group.title}", _certificate(group)]
+        plot = f"suboptimality_{group.problem}_{group.dtype}.png"
+        if plot not in linked and folder / plot in plots:
+            parts.append(f"![{group.problem}, {group.dtype}]({plot})")
+            linked.add(plot)
         parts.append(markdown_table(HEADER, [cells(entry) for entry in group.entries]))
     path = folder / "report.md"
     path.write_text("\n\n".join(parts) + "\n")

@@ -3,6 +3,7 @@
 The measuring process is this module, too: one task of one library, warmed up and then repeated.
 """
 
+import importlib
 import json
 import statistics
 import sys
@@ -106,8 +107,8 @@ def small_tables(rows: list[SmallRow]) -> list[TextTable]:
         lines.append([task, *times, number(_ratio(found, task), "x"), reasons])
     header = ["", f"{OURS}, ms", f"{PEER}, 1 BLAS thread", "2 threads", "ratio", ""]
     note = (
-        "Median milliseconds of `LogisticRegression().fit(X, y)`, after a warm-up, on the data that "
-        "scikit-learn bundles, unscaled; and of `GridSearchCV(LogisticRegression(), "
+        "Median milliseconds of `LogisticRegression().fit(X, y)`, after a warm-up, on the data "
+        "that scikit-learn bundles, unscaled; and of `GridSearchCV(LogisticRegression(), "
         "{'C': np.logspace(-4, 4, 10)}, cv=5).fit(X, y)`. The ratio is that of scikit-learn's "
         "better thread count."
     )
@@ -172,17 +173,14 @@ def _work(task: str, library: str) -> Callable[[], Any]:
     from sklearn import datasets
     from sklearn.model_selection import GridSearchCV
 
-    if library == OURS:
-        from fastsoftmax import LogisticRegression
-    else:
-        from sklearn.linear_model import LogisticRegression
-
+    module = "fastsoftmax" if library == OURS else "sklearn.linear_model"
+    estimator = importlib.import_module(module).LogisticRegression
     name = "digits" if task == GRID else task
     X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     if task == GRID:
         grid = {"C": np.logspace(-4, 4, 10)}
-        return lambda: GridSearchCV(LogisticRegression(), grid, cv=5).fit(X, y)
-    return lambda: LogisticRegression().fit(X, y)
+        return lambda: GridSearchCV(estimator(), grid, cv=5).fit(X, y)
+    return lambda: estimator().fit(X, y)
 
 
 def main() -> None:

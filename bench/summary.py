@@ -145,7 +145,7 @@ HEADER = (
 def cells(entry: Entry) -> list[str]:
     """Return the table cells of an entry, in the order of ``HEADER``; times in seconds."""
     default = entry.default
-    ended = [row for row in entry.rows if row.status != "ok"]
+    ended = [row for row in entry.rows if row.status not in ("ok", "end")]
     notes = [f"{row.status}: {row.reason}" for row in ended]
     if default.warnings:
         notes.append(f"default: {default.warnings}")
