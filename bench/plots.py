@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 
 from bench.operation import OURS
-from bench.summary import Entry, Group
+from bench.summary import Entry, Group, by_problem, middle_of_each
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -55,16 +55,12 @@ def plot_all(groups: list[Group], folder: Path) -> list[Path]:
     if not drawable:
         return []
     colours = library_styles(entry.library for group in drawable for entry in group.entries)
-    figures: dict[tuple[str, str], list[Group]] = {}
-    for group in drawable:
-        figures.setdefault((group.problem, group.dtype), []).append(group)
     paths = []
     with plt.rc_context(STYLE):
-        for (problem, dtype), panels in figures.items():
-            panels.sort(key=lambda group: group.C)
-            path = folder / f"suboptimality_{problem}_{dtype}.png"
+        for panels in by_problem(drawable):
+            path = folder / f"suboptimality_{panels[0].problem}_{panels[0].dtype}.png"
             paths.append(_figure(panels, colours, path))
-        overview = [panels[len(panels) // 2] for panels in figures.values()]
+        overview = middle_of_each(drawable)
         paths.append(_figure(overview, colours, folder / "suboptimality.png"))
     return paths
 

@@ -302,7 +302,7 @@ def embedding_probe() -> Data:
     centres = rng.standard_normal((n_classes, n_features), dtype=np.float32)
     labels = rng.integers(n_classes, size=n_samples)
     X = rng.standard_normal((n_samples, n_features), dtype=np.float32)
-    X += 0.25 * centres[labels]
+    X += 0.2 * centres[labels]
     X *= spectrum
     X = X @ rotation.astype(np.float32)
     X += rng.standard_normal(n_features, dtype=np.float32)

@@ -17,6 +17,7 @@ from bench.summary import (
     cells,
     geometric_mean,
     level_name,
+    middle_of_each,
     short,
     summarise,
 )
@@ -56,6 +57,8 @@ def write_report(results: ResultsFolder, folder: Path) -> list[Path]:
 def insert_headline(results: ResultsFolder, page: Path, folder: Path) -> None:
     """Replace what stands between the bench's two markers of a page, for the README.
 
+    Each problem appears at the middle one of its C.
+
     Raises
     ------
     ValueError
@@ -66,7 +69,7 @@ def insert_headline(results: ResultsFolder, page: Path, folder: Path) -> None:
         raise ValueError(f"{page} needs the lines {MARKERS[0]} and {MARKERS[1]}")
     before, rest = text.split(MARKERS[0])
     after = rest.split(MARKERS[1])[1]
-    groups = summarise(results)
+    groups = middle_of_each(summarise(results))
     plot = Path(os.path.relpath(folder / "suboptimality.png", page.parent)).as_posix()
     parts = (MARKERS[0], _headline(groups), f"![Sub-optimality against time]({plot})", MARKERS[1])
     page.write_text(before + "\n\n".join(parts) + after, encoding="utf-8")

@@ -24,14 +24,18 @@ from bench.adapter import (
     find_libraries,
     growing_budgets,
 )
+from bench.growth import GrowthRow, doublings
+from bench.page import write_page
 from bench.problems import Problem, load_problem
-from bench.process import ROOT, Worker, WorkerCutError, WorkerError
+from bench.process import ROOT, Worker, WorkerCutError, WorkerError, run_child
 from bench.recorder import Recorder
 from bench.report import write_report
-from bench.results import ResultsFolder, Row
+from bench.results import ResultsFolder, Row, append_csv
 from bench.run import Plan, curve_limit, fit_limit, run_curve
 from bench.score import l2_of, objective, score, value_and_gradient
-from bench.summary import summarise
+from bench.small import SmallRow
+from bench.solver_tables import mean_ratio, ratio, solver_goals
+from bench.summary import Group, middle_of_each, summarise
 from bench.worker import packed
 
 
@@ -477,8 +481,9 @@ def saved_results(folder):
                 peer, library=library, threads=threads, budget=budget, seconds=seconds * (i + 1)
             )
             results.append(dataclasses.replace(row, objective=f, test_accuracy=0.9))
-    cut = dataclasses.replace(peer, library="slow", status="cut", seconds=60.0, reason="too long")
-    results.append(cut)
+    slow = dataclasses.replace(peer, library="slow", status="cut", seconds=60.0, reason="too long")
+    results.append(slow)
+    results.append(dataclasses.replace(slow, budget="end"))
     return results
 
 
@@ -488,8 +493,9 @@ def test_report_writes_tables_and_plots(tmp_path, capsys):
     written = capsys.readouterr().out.split()
     assert [path.rsplit("/", 1)[-1] for path in written] == [
         "report.md",
-        "suboptimality_digits_C1_float64.png",
+        "suboptimality_digits_float64.png",
         "suboptimality.png",
+        "benchmarks.md",
     ]
     text = (tmp_path / "report.md").read_text()
     assert "| digits, C = 1, float64 | 4x (peer) | 4x (peer) | 4x (peer) |" in text
@@ -499,6 +505,71 @@ def test_report_writes_tables_and_plots(tmp_path, capsys):
     assert group.reached
     assert {entry.library: entry.threads for entry in group.entries}["peer"] == "2"
     assert write_report(results, tmp_path / "elsewhere")[0].is_file()
+
+
+def test_goals_on_whole_fits_say_what_is_missed(tmp_path):
+    results = saved_results(tmp_path)
+    (group,) = summarise(results)
+    rival = template(load_problem("digits", quick=True))
+    rival = dataclasses.replace(rival, library="sklearn-lbfgs", seconds=0.4)
+    results.append(dataclasses.replace(rival, objective=1.5 * group.optimum))
+    goals = {verdict.goal: verdict for verdict in solver_goals(results)}
+    mean = goals["float64 fits to 1e-3 take the best peer's time / 10, as geometric mean"]
+    assert mean.misses == ["geometric mean: 4x, 60 % short"]
+    assert goals["float64 fits to 1e-6 take the best peer's time / 3 on each row"].met
+    slower = goals["at the defaults, a fit ends no later than sklearn-lbfgs's"]
+    assert slower.misses == ["digits, C = 1, float64: 0.8x, 20 % short"]
+    assert not goals["... with an objective at most 1e-08 above theirs, relatively"].met
+    assert goals["... and without a ConvergenceWarning"].met
+
+
+def test_what_we_never_reach_counts_as_nothing(tmp_path):
+    results = saved_results(tmp_path)
+    (group,) = summarise(results)
+    assert mean_ratio([ratio(group, 1e-3), math.nan]) == pytest.approx(4.0)
+    assert ratio(group, 0.0) == 0.0
+    assert mean_ratio([4.0, 0.0]) == 0.0
+
+
+def test_page_compares_whole_fits_and_small_data(tmp_path):
+    saved_results(tmp_path)
+    seconds = {("fastsoftmax", "installed"): 0.001, ("scikit-learn", "1"): 0.02}
+    for (library, threads), value in seconds.items():
+        row = SmallRow("iris", library, threads, "1", seconds=value, repeats=20)
+        append_csv(tmp_path / "small.csv", dataclasses.asdict(row))
+    for shape, axis, value in [("9x9x3", "", 1.0), ("18x9x3", "n", 2.5)]:
+        grown = GrowthRow(shape, axis, "1", seconds=value, extra_bytes=1000, n_passes=10)
+        append_csv(tmp_path / "growth.csv", dataclasses.asdict(grown))
+    page = tmp_path / "benchmarks.md"
+    assert write_page(tmp_path, page, tmp_path) == [page]
+    text = page.read_text()
+    assert "| digits | 1 | 1 | 4 peer (2) | 4x | 1.5 | 6 peer (2) | 4x |" in text
+    assert "| iris | 1 | 20 |  | 20x |" in text
+    assert "| a fit of small data is 10x scikit-learn's | met, 1 of 1 |" in text
+    assert "| 18x9x3 | n | 2500 | 2.5x | 10 | 2.5x | 0.001 | 1x |" in text
+
+
+def test_small_and_growth_children_measure():
+    reply = run_child(["bench.small", "iris", "fastsoftmax", "2"], "1")
+    assert reply["repeats"] >= 2
+    grown = run_child(["bench.growth", "200x5x3"], "1")
+    assert grown["n_passes"] > 0
+
+
+def test_growth_doubles_one_axis_at_a_time():
+    shapes = dict.fromkeys(shape for shape, _ in doublings((10, 4, 3), 2))
+    assert list(shapes) == [
+        (10, 4, 3), (20, 4, 3), (40, 4, 3), (10, 8, 3), (10, 16, 3), (10, 4, 6), (10, 4, 12)
+    ]  # fmt: skip
+
+
+def test_the_overview_has_each_problem_at_its_middle_C():
+    groups = [
+        Group(name, C, "float64", 1.0, True, [])
+        for name, strengths in [("a", (100.0, 0.01, 1.0)), ("b", (1.0,))]
+        for C in strengths
+    ]
+    assert [(g.problem, g.C) for g in middle_of_each(groups)] == [("a", 1.0), ("b", 1.0)]
 
 
 def test_other_versions_need_fresh(tmp_path, capsys):
