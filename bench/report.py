@@ -29,7 +29,8 @@ MARKERS = ("<!-- bench -->", "<!-- /bench -->")
 LEGEND = (
     "Seconds of one fit from zero; `to 1e-6`: the shortest fit whose objective, scored in "
     "float64 NumPy, is within a factor 1 + 1e-6 of the optimum. `>`: cut there. `-`: never "
-    "reached. BLAS threads: the better of those tried."
+    "reached, or given up because another peer was three times as fast. BLAS "
+    "threads: the better of those tried."
 )
 
 

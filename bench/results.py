@@ -33,7 +33,7 @@ class Row:
     threads: str  # BLAS threads: "1", "2" or "installed"
     budget: str  # iterations; "default": the library's own tol and max_iter; or "end"
     version: str = ""
-    status: str = "ok"  # ok, cut, failed, skipped; of a curve that is complete: end
+    status: str = "ok"  # ok, cut, failed, skipped; of a curve's last row also end, lags
     reason: str = ""
     seconds: float = NAN  # of the fit; of a cut one, the limit
     repeats: int = 0

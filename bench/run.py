@@ -30,7 +30,7 @@ CUT_RATIO = 20.0  # a peer is cut at this many times our time to the level ...
 CUT_FLOOR = 2.0  # ... but not before so many seconds
 NO_RIVAL = 60.0  # where we have not reached the level
 HOPELESS_RATIO = 3.0  # or at this many times the best peer's: it cannot become the best
-OUR_LIMIT = 300.0  # seconds; nothing stands in for us
+OUR_LIMIT = 120.0  # seconds; nothing stands in for us
 DONE = 1e-11  # sub-optimality at which a curve has nothing more to tell
 FLAT = 1e-9  # relative change of the objective that ends a curve when seen twice
 
@@ -72,14 +72,11 @@ class Limit:
 def run(plan: Plan, results: ResultsFolder, console: Console) -> list[str]:
     """Run the plan and return messages about problems that could not be loaded."""
     missing = []
-    # Ours first: the peers' cut depends on it. Then those that cut themselves, whose times cut
-    # the others.
-    libraries = sorted(plan.libraries, key=lambda a: (a.name != OURS, not a.cuts_itself))
     cases = [
         (name, dtype) for name in plan.problems for dtype in plan.dtypes or problem_dtypes(name)
     ]
     with progress_bar(console) as progress:
-        n_curves = len(cases) * sum(len(a.threads) for a in libraries)
+        n_curves = len(cases) * sum(len(adapter.threads) for adapter in plan.libraries)
         task = progress.add_task("starting", total=n_curves)
         for name, dtype in cases:
             progress.update(task, description=f"{name}: loading")
@@ -88,25 +85,35 @@ def run(plan: Plan, results: ResultsFolder, console: Console) -> list[str]:
             except ProblemUnavailableError as error:
                 console.print(f"skipped {error}")
                 missing.append(str(error))
-                continue
-            certified = False
-            for adapter in libraries:
-                if adapter.name != OURS and not certified:
-                    progress.update(task, description=f"{name}: reference optimum")
-                    find_optima(results, problem, plan.C or problem.C, plan.quick)
-                    certified = True
-                for threads in adapter.threads:
-                    label = f"{name} {dtype} {adapter.name}, {threads} BLAS threads"
-                    say = partial(_describe, progress, task, label)
-                    _run_library(plan, results, problem, adapter, threads, say)
-                    console.print(
-                        f"{label}: {_outcome(results, problem, adapter, threads)}",
-                        soft_wrap=True,
-                    )
-                    progress.advance(task)
-            if not certified:
-                find_optima(results, problem, plan.C or problem.C, plan.quick)
+            else:
+                _run_problem(plan, results, problem, console, progress, task)
     return missing
+
+
+def _run_problem(
+    plan: Plan,
+    results: ResultsFolder,
+    problem: Problem,
+    console: Console,
+    progress: Progress,
+    task: TaskID,
+) -> None:
+    """Run ours, find the optimum, and run the peers, whose cuts depend on both."""
+    ours = [adapter for adapter in plan.libraries if adapter.name == OURS]
+    peers = [adapter for adapter in plan.libraries if adapter.name != OURS]
+    peers.sort(key=lambda adapter: not adapter.cuts_itself)  # a cut of the others kills a process
+    for adapter in [*ours, None, *peers]:
+        if adapter is None:
+            progress.update(task, description=f"{problem.name}: reference optimum")
+            find_optima(results, problem, plan.C or problem.C, plan.quick)
+            continue
+        for threads in adapter.threads:
+            label = f"{problem.name} {problem.X.dtype} {adapter.name}, {threads} BLAS threads"
+            say = partial(_describe, progress, task, label)
+            _run_library(plan, results, problem, adapter, threads, say)
+            outcome = _outcome(results, problem, adapter, threads)
+            console.print(f"{label}: {outcome}", soft_wrap=True)
+            progress.advance(task)
 
 
 def _describe(progress: Progress, task: TaskID, label: str, text: str) -> None:
@@ -234,10 +241,10 @@ def run_curve(
     default = replace(template, budget=DEFAULT_BUDGET)
     if default.key in results.rows:
         return
-    end = results.rows[end.key]
-    # What lbfgs reaches at its defaults is a goal's measure, so it is cut only as a fit is.
-    if end.status != "end" and template.library != RIVAL:
-        results.append(replace(default, status="skipped", reason=f"its curve was {end.status}"))
+    ended = results.rows[end.key].status
+    # A goal compares our defaults with lbfgs's: those two are fitted in any case.
+    if ended != "end" and template.library not in (OURS, RIVAL):
+        results.append(replace(default, status="skipped", reason=f"its curve: {ended}"))
         return
     say("defaults")
     limit = fit_limit(results, default, plan.time_limit)
@@ -288,8 +295,8 @@ def _last_row(
         if len(objectives) >= 3 and np.ptp(objectives[-3:]) < FLAT * abs(row.objective):
             return replace(end, reason="the objective stands still")
         if not traced and _lags(results, row):
-            reason = f"another peer got there {HOPELESS_RATIO:g} times as fast"
-            return replace(end, status="cut", reason=reason, seconds=row.seconds)
+            reason = f"another peer got as far {HOPELESS_RATIO:g} times as fast"
+            return replace(end, status="lags", reason=reason)
     return replace(end, reason="the library stopped by itself")
 
 
