@@ -118,6 +118,8 @@ def test_reference_optimum_is_that_of_newton_cholesky(n_classes, route, monkeypa
     assert optimum.objective == pytest.approx(expected, rel=1e-12)
     again = reference.minimise(problem, 1.0, start=optimum.params)
     assert again.n_iter == 1
+    from_afar = reference.minimise(problem, 1.0, start=optimum.params + 0.03)
+    assert from_afar.objective == pytest.approx(expected, rel=1e-12)
 
 
 def test_hessian_product_is_the_dense_hessian():
