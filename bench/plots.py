@@ -145,15 +145,11 @@ def _draw(axis: Any, entry: Entry, colour: str, marker: str) -> Any:
     cuts = [row.seconds for row in entry.rows if row.status == "cut"]
     if cuts:
         level = levels[-1] if levels else 1.0
-        if curve:
-            axis.plot([curve[-1].seconds, max(cuts)], [level] * 2, color=colour, linestyle=":")
+        at = max(cuts)
+        if curve:  # whose last iterate may have come after the limit
+            at = max(at, curve[-1].seconds)
+            axis.plot([curve[-1].seconds, at], [level] * 2, color=colour, linestyle=":")
         axis.annotate(
-            ">",
-            (max(cuts), level),
-            color=colour,
-            fontsize=14,
-            weight="bold",
-            ha="center",
-            va="center",
+            ">", (at, level), color=colour, fontsize=14, weight="bold", ha="center", va="center"
         )
     return line

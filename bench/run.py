@@ -234,6 +234,9 @@ def run_curve(
         limit = curve_limit(results, end, plan.time_limit)
         say("curve")
         try:
+            if traced and (silent := _was_silent(results, end, limit)):
+                limit = replace(limit, reason=silent)
+                raise WorkerCutError
             points = _points(problem, end, worker, results, plan, limit)
             results.append(_last_row(results, end, points, traced, say))
         except (WorkerCutError, WorkerError) as error:
@@ -298,6 +301,22 @@ def _last_row(
             reason = f"another peer got as far {HOPELESS_RATIO:g} times as fast"
             return replace(end, status="lags", reason=reason)
     return replace(end, reason="the library stopped by itself")
+
+
+def _was_silent(results: ResultsFolder, end: Row, limit: Limit) -> str | None:
+    """Return why a traced curve would be cut before its first iterate, or None.
+
+    It would where the library was killed without one at another C, or with other threads: that was
+    at twice a limit as long as this one, and two threads are at most twice as fast as one. So
+    newton-cholesky is tried once on mnist, whose Hessian takes it over a minute.
+    """
+    for other in results.rows.values():
+        alike = (other.problem, other.dtype, other.library) == (end.problem, end.dtype, end.library)
+        if alike and other.budget == CURVE_END and other.status == "cut":
+            scored = [row for row in results.curve(other) if row.status == "ok"]
+            if not scored and other.seconds >= limit.seconds:
+                return f"no iterate at C = {other.C:g} with {other.threads} BLAS threads"
+    return None
 
 
 def _ended(row: Row, error: Exception, limit: Limit) -> Row:

@@ -394,6 +394,23 @@ def test_peers_are_cut_at_a_multiple_of_our_time_or_of_the_best_peers(tmp_path):
     assert curve_limit(results, ours, math.inf).seconds == bench_run.OUR_LIMIT
 
 
+def test_a_traced_curve_without_an_iterate_is_not_tried_again(tmp_path):
+    problem = make_problem(3)
+    results, peer = ResultsFolder(tmp_path), template(problem)
+    killed = FakeWorker({1: WorkerCutError("too long")})
+    run_curve(problem, peer, killed, results, PLAN, traced=True)
+    spared = FakeWorker({})
+    for changes in ({"threads": "2"}, {"C": 100.0}):
+        run_curve(problem, dataclasses.replace(peer, **changes), spared, results, PLAN, traced=True)
+    assert spared.asked == []
+    ends = [row for row in results.rows.values() if row.budget == "end"]
+    assert [row.status for row in ends] == ["cut"] * 3
+    assert ends[1].reason == "no iterate at C = 1 with 1 BLAS threads"
+    slower = dataclasses.replace(peer, library="other")
+    run_curve(problem, slower, FakeWorker(near_and_nearer(problem, [1, None])), results, PLAN)
+    assert results.rows[(*slower.key[:-1], "end")].status == "end"
+
+
 def test_a_curve_of_separate_fits_ends_where_it_lags(tmp_path):
     problem = make_problem(3)
     results, peer = ResultsFolder(tmp_path), template(problem)
