@@ -300,7 +300,7 @@ def _last_row(
         if not traced and _lags(results, row):
             reason = f"another peer got as far {HOPELESS_RATIO:g} times as fast"
             return replace(end, status="lags", reason=reason)
-    return replace(end, reason="the library stopped by itself")
+    return replace(end, reason="the library stopped by itself, or at the last budget")
 
 
 def _was_silent(results: ResultsFolder, end: Row, limit: Limit) -> str | None:
