@@ -1,21 +1,38 @@
-"""The command line: ``python -m bench run | kernels | startup | memory | report``."""
+"""The command line: ``python -m bench run | kernels | startup | memory | small | ...``."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 from bench import environment
 from bench.adapter import Adapter, find_libraries
 from bench.console import messages, terminal
+from bench.growth import run_growth
 from bench.kernels import KernelPlan, run_kernels
 from bench.memory import run_memory
 from bench.operation import find_operations, parse_shape
 from bench.page import write_page
-from bench.problems import DEFAULT_PROBLEMS, PROBLEMS, ProblemUnavailableError, load_problem
+from bench.problems import (
+    DEFAULT_PROBLEMS,
+    PROBLEMS,
+    SUITES,
+    ProblemUnavailableError,
+    load_problem,
+)
 from bench.report import insert_headline, print_tables, write_report
 from bench.results import ResultsFolder, optimum_key
 from bench.run import Plan, find_optima, run
+from bench.small import run_small
 from bench.startup import run_startup
+
+#: Commands whose every row is a fresh process: what measures, and the help.
+PROCESSES = {
+    "startup": (run_startup, "imports and first fits, cold and warm"),
+    "memory": (run_memory, "extra memory of a fit with 2 GB of X"),
+    "small": (run_small, "fits and a grid search of small data"),
+    "growth": (run_growth, "our time and memory with n, d and K doubled"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(options)
     if options.command == "kernels":
         return _kernels(options)
-    if options.command in ("startup", "memory"):
+    if options.command in PROCESSES:
         return _processes(options)
     return _report(options)
 
@@ -38,11 +55,16 @@ def _parser() -> argparse.ArgumentParser:
     dtypes = ["float64", "float32"]
 
     fit = commands.add_parser("run", help="fit named problems with named libraries")
-    fit.add_argument("--problems", nargs="+", default=list(DEFAULT_PROBLEMS), metavar="NAME")
+    fit.add_argument("--problems", nargs="+", metavar="NAME", help="default: two small ones")
+    fit.add_argument(
+        "--suite", choices=SUITES, help="a group of problems, with all libraries by default"
+    )
     fit.add_argument("--libraries", nargs="+", metavar="NAME", help="default: the fast ones")
     fit.add_argument("--C", nargs="+", type=float, help="default: each problem's own list")
-    fit.add_argument("--dtype", nargs="+", choices=dtypes, default=["float64"])
-    fit.add_argument("--time-limit", type=float, help="seconds before a peer is cut")
+    fit.add_argument("--dtype", nargs="+", choices=dtypes, help="default: each problem's own")
+    fit.add_argument(
+        "--time-limit", type=float, default=math.inf, help="seconds at which a peer is cut at last"
+    )
     fit.add_argument("--list", action="store_true", help="list problems and libraries, and stop")
 
     fit.add_argument(
@@ -59,15 +81,14 @@ def _parser() -> argparse.ArgumentParser:
         "--cpu-names", nargs="*", metavar="NAME", help="for Numba; default: haswell generic"
     )
 
-    startup = commands.add_parser("startup", help="imports and first fits, cold and warm")
-    memory = commands.add_parser("memory", help="extra memory of a fit with 2 GB of X")
-    for command in (kernels, startup, memory):
+    processes = [commands.add_parser(name, help=help) for name, (_, help) in PROCESSES.items()]
+    for command in (kernels, *processes):
         command.add_argument("--fresh", action="store_true", help="discard earlier rows")
 
     report = commands.add_parser("report", help="Markdown tables and plots of saved results")
     report.add_argument("results", nargs="?", type=Path, default=Path("results/default"))
 
-    for command in (fit, kernels, startup, memory):
+    for command in (fit, kernels, *processes):
         command.add_argument("--quick", action="store_true", help="small and short, for CI")
         command.add_argument(
             "--output", type=Path, help="default: results/default or results/quick"
@@ -82,15 +103,16 @@ def _run(options: argparse.Namespace) -> int:
     libraries = find_libraries()
     if options.list:
         return _list(libraries)
-    names = options.libraries or [a.name for a in libraries.values() if a.on_by_default]
-    unknown = [n for n in names if n not in libraries] + [
-        n for n in options.problems if n not in PROBLEMS
+    names = options.libraries or [
+        a.name for a in libraries.values() if a.on_by_default or options.suite
     ]
+    chosen = options.problems or SUITES.get(options.suite, DEFAULT_PROBLEMS)
+    unknown = [n for n in names if n not in libraries] + [n for n in chosen if n not in PROBLEMS]
     if unknown:
         print(f"unknown: {', '.join(unknown)}; see python -m bench run --list", file=sys.stderr)
         return 2
     plan = Plan(
-        problems=options.problems,
+        problems=list(chosen),
         libraries=[libraries[name] for name in names],
         dtypes=options.dtype,
         C=options.C,
@@ -156,7 +178,7 @@ def _kernels(options: argparse.Namespace) -> int:
 
 
 def _processes(options: argparse.Namespace) -> int:
-    measure = run_startup if options.command == "startup" else run_memory
+    measure, _ = PROCESSES[options.command]
     try:
         return measure(_folder(options), options.fresh, options.quick)
     except KeyboardInterrupt:

@@ -1,16 +1,23 @@
 """What a library has to offer to be measured, and the registry that finds it."""
 
 import importlib
+import math
 import pkgutil
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from bench.problems import Array, Problem
 
 # So small that only the budget ends a fit; not 0, which some solvers refuse.
 TINY_TOLERANCE = 1e-14
+SHORT_FIT = 0.2  # seconds below which one timing is mostly noise
+MAX_BUDGET = 1_000_000  # more than a limit allows: 20 000 passes over wine take half a second
+
+T = TypeVar("T")
 
 
 class Fit(NamedTuple):
@@ -20,6 +27,20 @@ class Fit(NamedTuple):
     intercept: Array
     n_iter: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long and how finely a curve is measured."""
+
+    limit: float = math.inf  # seconds after which a traced fit cuts itself
+    after: int = 0  # iterations of the last point that is already known
+    repeats: int = 3  # of a fit shorter than `SHORT_FIT`
+    quick: bool = False  # a few points only
+
+
+class OutOfTimeError(Exception):
+    """A traced fit has passed its limit; what it reached before has been yielded."""
 
 
 class Adapter(ABC):
@@ -33,6 +54,9 @@ class Adapter(ABC):
     # BLAS thread counts to try, each in a process of its own; "installed" sets nothing.
     threads: tuple[str, ...] = ("1", "2")
     on_by_default: bool = True
+    # Whether `trace` heeds the limit; else the parent kills the process there.
+    cuts_itself: bool = False
+    growth: float = 1.5  # ratio of two budgets of a curve
 
     def version(self) -> str | None:
         """Return the installed version, or None."""
@@ -53,9 +77,42 @@ class Adapter(ABC):
     def fit(self, problem: Problem, C: float, budget: int | None) -> Fit:
         """Fit from zero with at most ``budget`` iterations; None: the library's defaults."""
 
+    def timed_fit(self, problem: Problem, C: float, budget: int | None, repeats: int) -> Fit:
+        """Fit, and several times where a fit is short: the one of median seconds is returned."""
+        return middle(lambda: self.fit(problem, C, budget), lambda fit: fit.seconds, repeats)
+
+    def trace(self, problem: Problem, C: float, effort: Effort) -> Iterator[Fit]:
+        """Yield what is reached after more and more iterations from zero.
+
+        Here by one fit for each budget, until the library stops before its budget; a library
+        that lets its iterates be seen yields them from one fit.
+        """
+        for budget in growing_budgets(effort.quick, self.growth):
+            if budget > effort.after:
+                fit = self.timed_fit(problem, C, budget, effort.repeats)
+                yield fit
+                if fit.n_iter < budget:
+                    return
+
     def warm_up(self, problem: Problem) -> None:
         """Compile and import what a first fit would; timed apart."""
-        self.fit(problem.few_rows(), 1.0, 2)
+        self.fit(problem.sample(), 1.0, 2)
+
+
+def growing_budgets(quick: bool, growth: float) -> Iterator[int]:
+    """Yield 1, 2, 3, 5, 8, 12, ... for a growth of 1.5; in quick runs 1, 4, 16, 64."""
+    budget = 1
+    while budget <= (100 if quick else MAX_BUDGET):
+        yield budget
+        budget = 4 * budget if quick else math.ceil(budget * growth)
+
+
+def middle(run: Callable[[], T], seconds: Callable[[T], float], repeats: int) -> T:
+    """Return the result of a run; of several, by median seconds, where it is a short one."""
+    runs = [run()]
+    if seconds(runs[0]) < SHORT_FIT:
+        runs += [run() for _ in range(repeats - 1)]
+    return sorted(runs, key=seconds)[len(runs) // 2]
 
 
 class EstimatorAdapter(Adapter):

@@ -31,6 +31,8 @@ CASES: list[tuple[Shape, str]] = [
 QUICK_CASES: list[tuple[Shape, str]] = [((200_000, 50, 3), "float32")]
 STORAGES = ("array", "memmap")
 FIT_LIMIT = 900.0  # seconds, with making X
+# Memory that was freed before must not stay with the process, to be used again unseen.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 MAX_ITER = 12  # beyond the iterations after which a preconditioner is built anew
 
 
@@ -150,11 +152,9 @@ def _percent(row: MemoryRow) -> float:
 
 
 def _measured(row: MemoryRow) -> MemoryRow:
-    # Memory that was freed before must not stay with the process, to be used again unseen.
-    variables = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     try:
         arguments = ["bench.memory", row.shape, row.dtype, row.storage]
-        reply = run_child(arguments, "2", variables, limit=FIT_LIMIT)
+        reply = run_child(arguments, "2", GIVE_BACK, limit=FIT_LIMIT)
     except ChildError as error:
         return replace(row, status=error.status, reason=str(error))
     return replace(row, **reply)

@@ -1,21 +1,34 @@
 """Plots of sub-optimality against time, from saved results only."""
 
+from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
 from bench.operation import OURS
-from bench.summary import Entry, Group
+from bench.summary import Entry, Group, by_problem, middle_of_each
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
-# Okabe and Ito's palette: told apart with any kind of colour vision, and in grey.
-OUR_COLOUR = "#D55E00"
-PEER_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
-PEER_MARKERS = "os^Dvph"
+# Okabe and Ito's palette, and two of Tol's: told apart with any kind of colour vision. A library
+# has its colour and marker in every plot.
+LIBRARY_STYLES = {
+    OURS: ("#D55E00", "o"),
+    "sklearn-lbfgs": ("#0072B2", "s"),
+    "sklearn-newton-cholesky": ("#009E73", "^"),
+    "sklearn-newton-cg": ("#56B4E9", "v"),
+    "sklearn-saga": ("#7F7F7F", "h"),
+    "intelex-lbfgs": ("#CC79A7", "D"),
+    "torch-lbfgs": ("#000000", "p"),
+    "cyanure": ("#E69F00", "P"),
+    "scikit-learn": ("#0072B2", "s"),  # of kernels, where there are no solvers
+    "torch": ("#000000", "p"),
+}
+OTHERS = [("#882255", "X"), ("#999933", "d"), ("#44AA99", "<")]
 FLOOR = 1e-10  # the reference is good to 1e-12; what is below would only look like a difference
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -34,34 +47,34 @@ STYLE: dict[Any, Any] = {
 
 
 def plot_all(groups: list[Group], folder: Path) -> list[Path]:
-    """Write one PNG per group and ``suboptimality.png`` with a panel for each."""
+    """Write a PNG per problem and dtype, a panel for each C, and ``suboptimality.png``.
+
+    The last has a panel for each problem at the middle one of its C.
+    """
     drawable = [g for g in groups if any(entry.scored for entry in g.entries)]
     if not drawable:
         return []
-    colours = _colours(drawable)
+    colours = library_styles(entry.library for group in drawable for entry in group.entries)
     paths = []
     with plt.rc_context(STYLE):
-        for group in drawable:
-            path = folder / f"suboptimality_{group.problem}_C{group.C:g}_{group.dtype}.png"
-            paths.append(_figure([group], colours, path))
-        paths.append(_figure(drawable, colours, folder / "suboptimality.png"))
+        for panels in by_problem(drawable):
+            path = folder / f"suboptimality_{panels[0].problem}_{panels[0].dtype}.png"
+            paths.append(_figure(panels, colours, path))
+        overview = middle_of_each(drawable)
+        paths.append(_figure(overview, colours, folder / "suboptimality.png"))
     return paths
 
 
-def _colours(groups: list[Group]) -> dict[str, tuple[str, str]]:
-    """Return colour and marker by library, the same in every panel."""
-    peers = sorted({e.library for g in groups for e in g.entries if e.library != OURS})
-    styles = {
-        name: (PEER_COLOURS[i % len(PEER_COLOURS)], PEER_MARKERS[i % len(PEER_MARKERS)])
-        for i, name in enumerate(peers)
-    }
-    return {OURS: (OUR_COLOUR, "o")} | styles
+def library_styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return colour and marker by library."""
+    others = sorted(set(names) - set(LIBRARY_STYLES))
+    return LIBRARY_STYLES | dict(zip(others, cycle(OTHERS), strict=False))
 
 
 def _figure(groups: list[Group], colours: dict[str, tuple[str, str]], path: Path) -> Path:
-    n_columns = min(len(groups), 2)
+    n_columns = min(len(groups), 3) if len(groups) != 4 else 2
     n_rows = -(-len(groups) // n_columns)
-    size = (7.2, 4.4) if len(groups) == 1 else (4.6 * n_columns, 3.4 * n_rows + 0.6)
+    size = (7.2, 4.8) if len(groups) == 1 else (4.6 * n_columns, 3.4 * n_rows + 0.8)
     figure, axes = plt.subplots(
         n_rows, n_columns, figsize=size, squeeze=False, layout="constrained"
     )
@@ -85,7 +98,7 @@ def _figure(groups: list[Group], colours: dict[str, tuple[str, str]], path: Path
     for name, marker in marks.items():
         shown[name] = Line2D([], [], linestyle="", marker=marker, markersize=11, color="#555555")
     names += marks
-    per_line = 3 if len(groups) == 1 else 5
+    per_line = (3, 5, 6)[n_columns - 1]
     n_lines = -(-len(names) // per_line)
     figure.legend(
         [shown[name] for name in names],
@@ -103,7 +116,7 @@ def _draw(axis: Any, entry: Entry, colour: str, marker: str) -> Any:
     """Draw a library's curve, a star at its defaults and an arrow where it was cut."""
     ours = entry.library == OURS
     curve = [row for row in entry.scored if row is not entry.default]
-    curve.sort(key=lambda row: int(row.budget))
+    curve.sort(key=lambda row: row.seconds)
     levels = [max(entry.suboptimality(row), FLOOR) for row in curve]
     # What comes after the first point on the floor says nothing more.
     n_shown = levels.index(FLOOR) + 1 if FLOOR in levels else len(levels)
@@ -113,8 +126,8 @@ def _draw(axis: Any, entry: Entry, colour: str, marker: str) -> Any:
         levels,
         color=colour,
         marker=marker,
-        markersize=5 if ours else 4,
-        linewidth=2.6 if ours else 1.6,
+        markersize=4.5 if ours else 3,
+        linewidth=2.4 if ours else 1.3,
         zorder=4 if ours else 3,
     )
     default = entry.default
@@ -125,22 +138,18 @@ def _draw(axis: Any, entry: Entry, colour: str, marker: str) -> Any:
             [level],
             color=colour,
             marker="*",
-            markersize=15,
+            markersize=13,
             markeredgecolor="white",
             zorder=6,
         )
     cuts = [row.seconds for row in entry.rows if row.status == "cut"]
     if cuts:
         level = levels[-1] if levels else 1.0
-        if curve:
-            axis.plot([curve[-1].seconds, max(cuts)], [level] * 2, color=colour, linestyle=":")
+        at = max(cuts)
+        if curve:  # whose last iterate may have come after the limit
+            at = max(at, curve[-1].seconds)
+            axis.plot([curve[-1].seconds, at], [level] * 2, color=colour, linestyle=":")
         axis.annotate(
-            ">",
-            (max(cuts), level),
-            color=colour,
-            fontsize=14,
-            weight="bold",
-            ha="center",
-            va="center",
+            ">", (at, level), color=colour, fontsize=14, weight="bold", ha="center", va="center"
         )
     return line

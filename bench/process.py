@@ -6,11 +6,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.adapter import Effort
 from bench.score import Float64Array
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +25,9 @@ THREAD_VARIABLES = (
 # Loading and warming up are not timed against the cut, but must end some day.
 START_LIMIT = 600.0
 CHILD_LIMIT = 300.0  # of a child that measures one thing
+# A traced fit cuts itself at the next iterate past the limit; one that never gets there is killed.
+TRACE_PATIENCE = 2.0
+TRACE_SLACK = 10.0
 
 
 class WorkerError(Exception):
@@ -102,10 +108,8 @@ class Worker:
         self._stop()
         self._folder.cleanup()
 
-    def fit(
-        self, C: float, budget: int | None, limit: float
-    ) -> tuple[dict[str, Any], Float64Array]:
-        """Return the worker's reply and the params.
+    def fit(self, C: float, limit: float) -> tuple[dict[str, Any], Float64Array]:
+        """Return the worker's reply to a fit at the library's defaults, and the params.
 
         Raises
         ------
@@ -114,13 +118,40 @@ class Worker:
         WorkerError
             If the library raised or its process died.
         """
-        if self._process is None:
-            self._start()
-        path = Path(self._folder.name) / "params.npy"
-        request = {"kind": "fit", "C": C, "budget": budget, "params_path": str(path)}
         # Repeated short fits share the limit; each is far below it.
-        reply = self._ask(request | {"repeats": self.repeats}, limit)
-        return reply, np.load(path)
+        request = {"kind": "fit", "C": C, "repeats": self.repeats}
+        return self._ask_for_params(request, limit)
+
+    def trace(
+        self, C: float, after: int, limit: float, quick: bool
+    ) -> Iterator[tuple[dict[str, Any], Float64Array]]:
+        """Yield replies and params along a curve, from more than ``after`` iterations on.
+
+        Raises
+        ------
+        WorkerCutError
+            After what was reached before, when a fit has taken more than ``limit`` seconds.
+        WorkerError
+            If the library raised or its process died.
+        """
+        effort = Effort(limit, after, self.repeats, quick)
+        start = {"kind": "trace", "C": C, "effort": asdict(effort)}
+        cuts_itself = self._ask(start, START_LIMIT)["cuts_itself"]
+        patience = TRACE_PATIENCE * limit + TRACE_SLACK if cuts_itself else limit
+        while True:
+            reply, params = self._ask_for_params({"kind": "next"}, patience)
+            if "end" in reply:
+                if reply["end"] == "cut":
+                    raise WorkerCutError(f"longer than {limit:.3g} s")
+                return
+            yield reply, params
+
+    def _ask_for_params(
+        self, request: dict[str, Any], limit: float
+    ) -> tuple[dict[str, Any], Float64Array]:
+        path = Path(self._folder.name) / "params.npy"
+        reply = self._ask(request | {"params_path": str(path)}, limit)
+        return reply, np.load(path) if "seconds" in reply else np.empty((0, 0))
 
     def _start(self) -> None:
         self._errors = open(Path(self._folder.name) / "stderr", "w+")  # noqa: SIM115 (open as long as the child)
@@ -142,6 +173,8 @@ class Worker:
             raise
 
     def _ask(self, request: dict[str, Any], limit: float) -> dict[str, Any]:
+        if self._process is None:
+            self._start()
         process = self._process
         assert process is not None
         assert process.stdin is not None
@@ -167,7 +200,7 @@ class Worker:
             reason = self._last_words()
             self._stop()
             if timed_out.is_set():
-                raise WorkerCutError(f"longer than {limit:g} s")
+                raise WorkerCutError(f"longer than {limit:.3g} s")
             raise WorkerError(reason)
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:

@@ -17,6 +17,7 @@ from bench.summary import (
     cells,
     geometric_mean,
     level_name,
+    middle_of_each,
     short,
     summarise,
 )
@@ -28,7 +29,8 @@ MARKERS = ("<!-- bench -->", "<!-- /bench -->")
 LEGEND = (
     "Seconds of one fit from zero; `to 1e-6`: the shortest fit whose objective, scored in "
     "float64 NumPy, is within a factor 1 + 1e-6 of the optimum. `>`: cut there. `-`: never "
-    "reached. BLAS threads: the better of those tried."
+    "reached, or given up because another peer was three times as fast. BLAS "
+    "threads: the better of those tried."
 )
 
 
@@ -38,10 +40,15 @@ def write_report(results: ResultsFolder, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     plots = plot_all(groups, folder)
     parts = ["# Benchmark report", _environment(results), "## Summary", _summary(groups), LEGEND]
+    linked: set[str] = set()
     if plots:
         parts.append(f"![Sub-optimality against time]({plots[-1].name})")
     for group in groups:
         parts += [f"## {group.title}", _certificate(group)]
+        plot = f"suboptimality_{group.problem}_{group.dtype}.png"
+        if plot not in linked and folder / plot in plots:
+            parts.append(f"![{group.problem}, {group.dtype}]({plot})")
+            linked.add(plot)
         parts.append(markdown_table(HEADER, [cells(entry) for entry in group.entries]))
     path = folder / "report.md"
     path.write_text("\n\n".join(parts) + "\n")
@@ -50,6 +57,8 @@ def write_report(results: ResultsFolder, folder: Path) -> list[Path]:
 
 def insert_headline(results: ResultsFolder, page: Path, folder: Path) -> None:
     """Replace what stands between the bench's two markers of a page, for the README.
+
+    Each problem appears at the middle one of its C.
 
     Raises
     ------
@@ -61,7 +70,7 @@ def insert_headline(results: ResultsFolder, page: Path, folder: Path) -> None:
         raise ValueError(f"{page} needs the lines {MARKERS[0]} and {MARKERS[1]}")
     before, rest = text.split(MARKERS[0])
     after = rest.split(MARKERS[1])[1]
-    groups = summarise(results)
+    groups = middle_of_each(summarise(results))
     plot = Path(os.path.relpath(folder / "suboptimality.png", page.parent)).as_posix()
     parts = (MARKERS[0], _headline(groups), f"![Sub-optimality against time]({plot})", MARKERS[1])
     page.write_text(before + "\n\n".join(parts) + after, encoding="utf-8")

@@ -15,21 +15,25 @@ from bench.score import Float64Array
 
 NAN = math.nan
 DEFAULT_BUDGET = "default"
+CURVE_END = "end"
 Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One fit, or the reason why there is none. The first six fields are its key."""
+    """One fit, or the reason why there is none. The first six fields are its key.
+
+    The last row of a curve has the budget ``end``: why the curve goes no further.
+    """
 
     problem: str
     C: float
     dtype: str
     library: str
     threads: str  # BLAS threads: "1", "2" or "installed"
-    budget: str  # max_iter, or "default" for the library's own tol and max_iter
+    budget: str  # iterations; "default": the library's own tol and max_iter; or "end"
     version: str = ""
-    status: str = "ok"  # ok, cut, failed, skipped
+    status: str = "ok"  # ok, cut, failed, skipped; of a curve's last row also end, lags
     reason: str = ""
     seconds: float = NAN  # of the fit; of a cut one, the limit
     repeats: int = 0

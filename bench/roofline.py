@@ -7,7 +7,7 @@ import matplotlib
 
 from bench.kernel_rows import Measurements, roof
 from bench.operation import OURS, Shape, shape_name
-from bench.plots import OUR_COLOUR, PEER_COLOURS, PEER_MARKERS, STYLE
+from bench.plots import STYLE, library_styles
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -61,13 +61,14 @@ def _panel(axis: Any, found: Measurements, shapes: list[Shape], dtype: str) -> N
     axis.plot(xs, [roof(limits, dtype, x) / 1e9 for x in xs], color="#333333", label="roof")
     axis.plot(xs, [0.6 * roof(limits, dtype, x) / 1e9 for x in xs], color="#333333",
               linestyle=":", linewidth=1.2, label="60 % of it")  # fmt: skip
-    for i, peer in enumerate(found.peers(OPERATION)):
+    styles = library_styles(found.peers(OPERATION))
+    for peer in found.peers(OPERATION):
         points = [(at[s], _gigaflops(found, s, dtype, peer)) for s in shapes]
-        axis.scatter(*zip(*points, strict=True), s=32, color=PEER_COLOURS[i], alpha=0.45,
-                     marker=PEER_MARKERS[i], label=peer, linewidths=0, zorder=3)  # fmt: skip
+        axis.scatter(*zip(*points, strict=True), s=32, color=styles[peer][0], alpha=0.45,
+                     marker=styles[peer][1], label=peer, linewidths=0, zorder=3)  # fmt: skip
     ours = {s: (at[s], _gigaflops(found, s, dtype, OURS)) for s in shapes}
     for i, (x, y) in enumerate(ours.values(), start=1):
-        axis.scatter(x, y, s=150, color=OUR_COLOUR, edgecolors="white", linewidths=0.8,
+        axis.scatter(x, y, s=150, color=styles[OURS][0], edgecolors="white", linewidths=0.8,
                      zorder=5 + i, label=OURS if i == 1 else None)  # fmt: skip
     axis.set_xlim(*ends)
     lowest = min(y for collection in axis.collections for _, y in collection.get_offsets())

@@ -118,6 +118,19 @@ def summarise(results: ResultsFolder) -> list[Group]:
     return groups
 
 
+def by_problem(groups: list[Group]) -> list[list[Group]]:
+    """Return the groups of each problem and dtype, by C."""
+    found: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        found.setdefault((group.problem, group.dtype), []).append(group)
+    return [sorted(same, key=lambda group: group.C) for same in found.values()]
+
+
+def middle_of_each(groups: list[Group]) -> list[Group]:
+    """Return each problem and dtype at the middle one of its C."""
+    return [same[len(same) // 2] for same in by_problem(groups)]
+
+
 def geometric_mean(values: list[float]) -> float:
     """Return the geometric mean, nan of nothing."""
     return math.exp(sum(map(math.log, values)) / len(values)) if values else NAN
@@ -145,7 +158,7 @@ HEADER = (
 def cells(entry: Entry) -> list[str]:
     """Return the table cells of an entry, in the order of ``HEADER``; times in seconds."""
     default = entry.default
-    ended = [row for row in entry.rows if row.status != "ok"]
+    ended = [row for row in entry.rows if row.status not in ("ok", "end")]
     notes = [f"{row.status}: {row.reason}" for row in ended]
     if default.warnings:
         notes.append(f"default: {default.warnings}")

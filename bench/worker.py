@@ -1,44 +1,69 @@
 """The process that fits: one library, one problem, requests on stdin, replies on stdout.
 
-A request is a JSON line ``{"C", "budget", "repeats", "params_path"}``, a reply one with the
-seconds; the coefficients go to ``params_path``. The parent scores between two requests, so
-nothing else of the bench runs while a fit is timed.
+A request is a JSON line with its ``kind``: ``warm_up``; ``fit`` at the defaults; ``trace``, which
+starts a curve; and ``next``, its next point. A reply has the seconds; coefficients go to the
+``params_path`` of the request. The parent scores between two requests, so nothing else of the bench
+runs while a fit is timed.
 """
 
 import argparse
 import json
 import os
-import statistics
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from bench.adapter import Adapter, Fit, find_libraries
+from bench.adapter import SHORT_FIT, Adapter, Effort, Fit, OutOfTimeError, find_libraries
 from bench.problems import Problem, load_problem
 
-SHORT_FIT = 0.2  # seconds below which one timing is mostly noise
 
+class Service:
+    """What a worker does: fits of one adapter on one problem, and the curve that is under way."""
 
-def answer(adapter: Adapter, problem: Problem, request: dict[str, Any]) -> dict[str, Any]:
-    """Fit as requested, save the params and return the reply."""
-    C, budget = request["C"], request["budget"]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        fit = adapter.fit(problem, C, budget)
-        seconds = [fit.seconds]
-        while len(seconds) < request["repeats"] and fit.seconds < SHORT_FIT:
-            seconds.append(adapter.fit(problem, C, budget).seconds)
-    np.save(request["params_path"], packed(fit))
-    return {
-        "seconds": statistics.median(seconds),
-        "repeats": len(seconds),
-        "n_iter": fit.n_iter,
-        "warnings": "; ".join(sorted({w.category.__name__ for w in caught})),
-        "peak_memory": peak_memory(),
-    }
+    def __init__(self, adapter: Adapter, problem: Problem) -> None:
+        self.adapter, self.problem = adapter, problem
+        self._curve: Iterator[Fit] = iter(())
+        self._repeats = 1
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the reply to a request."""
+        kind = request["kind"]
+        if kind == "warm_up":
+            return self._warm_up()
+        if kind == "trace":
+            effort = Effort(**request["effort"])
+            self._repeats = effort.repeats
+            self._curve = self.adapter.trace(self.problem, request["C"], effort)
+            return {"cuts_itself": self.adapter.cuts_itself}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if kind == "fit":
+                self._repeats = request["repeats"]
+                fit = self.adapter.timed_fit(self.problem, request["C"], None, self._repeats)
+            else:
+                try:
+                    fit = next(self._curve)
+                except (StopIteration, OutOfTimeError) as end:
+                    return {"end": "cut" if isinstance(end, OutOfTimeError) else "end"}
+        np.save(request["params_path"], packed(fit))
+        return {
+            "seconds": fit.seconds,
+            "repeats": self._repeats if fit.seconds < SHORT_FIT else 1,
+            "n_iter": fit.n_iter,
+            "warnings": "; ".join(sorted({w.category.__name__ for w in caught})),
+            "peak_memory": peak_memory(),
+        }
+
+    def _warm_up(self) -> dict[str, Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            begin = time.perf_counter()
+            self.adapter.warm_up(self.problem)
+            return {"warmup_seconds": time.perf_counter() - begin}
 
 
 def packed(fit: Fit) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -70,26 +95,13 @@ def main() -> None:
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     adapter = find_libraries()[options.library]
-    problem = load_problem(options.problem, options.dtype, options.quick)
+    service = Service(adapter, load_problem(options.problem, options.dtype, options.quick))
     for line in sys.stdin:
-        request = json.loads(line)
         try:
-            if request["kind"] == "warm_up":
-                reply = warm_up(adapter, problem)
-            else:
-                reply = answer(adapter, problem, request)
+            reply = service.answer(json.loads(line))
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(reply), file=channel)
-
-
-def warm_up(adapter: Adapter, problem: Problem) -> dict[str, Any]:
-    """Return the seconds of the adapter's warm-up."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        begin = time.perf_counter()
-        adapter.warm_up(problem)
-        return {"warmup_seconds": time.perf_counter() - begin}
 
 
 if __name__ == "__main__":
