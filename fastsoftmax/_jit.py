@@ -122,9 +122,9 @@ def block_kernel(function: Function) -> Function:
 
 
 def scalar_kernel(function: Function) -> Function:
-    """Compile a function whose speed hardly matters, as a call: inlining everything takes LLVM long.
+    """Compile a function whose speed matters less, and leave it to LLVM where to inline it.
 
-    A solver of 20 such functions compiles in 4 s, in place of 100.
+    The solver's 13 functions then compile in 4 s; inlined everywhere, in 100.
     """
     flags = {**_CALLEE_FLAGS, "forceinline": False}
     return numba.njit(fastmath=FASTMATH, **flags)(function)

@@ -92,7 +92,7 @@ def test_pickle_keeps_bits(data, fitted, protocol):
 
 def test_fitted_state_is_arrays_and_plain_values(fitted):
     for name, value in attributes(fitted).items():
-        assert isinstance(value, np.ndarray | int), name
+        assert isinstance(value, np.ndarray | int | float | str), name
         assert getattr(value, "base", None) is None, f"{name} keeps a larger array alive"
 
 

@@ -124,7 +124,7 @@ class CompiledSums(NamedTuple):
     residual: Array
     curvatures: Float64Array
     grams: Float64Array
-    gram_weights: Array
+    weights: Array
 
 
 class DenseDesign:
@@ -269,45 +269,34 @@ class DenseDesign:
             self.n_samples, self.n_features, n_rows, self.dtype.itemsize, want_gradient
         )
 
-    def compiled_sums(self, n_rows: int, gram_rows: int, centre: Float64Array) -> CompiledSums:
-        """Return what a compiled solver needs to evaluate sums by itself.
-
-        Those for Gram matrices run over evenly spaced rows, at least `gram_rows` if there are.
-        """
-        size = self.n_features + 1
+    def compiled_sums(self, n_rows: int, centre: Float64Array) -> CompiledSums:
+        """Return what a compiled solver needs to evaluate sums by itself."""
+        size, n = self.n_features + 1, self.n_samples
         n_lanes = _lanes_of_block(self.n_features, n_rows, self.dtype.itemsize)
-        n_blocks = -(-self.n_samples // n_lanes)
+        n_blocks = -(-n // n_lanes)
         params = padded_zeros((n_rows, size), self.dtype)
         sums, partial = self._accumulators(1, n_rows)
-        losses = np.zeros(1)
+        losses, model = np.zeros(1), (self._X, kernel_view(params))
+        lanes = np.empty((n_blocks, N_LANE_ROWS, n_lanes), self.dtype)
         loss = (
-            *(self._X, kernel_view(params), self._labels, self._soft, self._weights, self._offset),
+            *(*model, self._labels, self._soft, self._weights, self._offset),
             np.array([n_blocks * n_lanes, 0, n_blocks * n_lanes]),
-            np.empty((1, n_rows, n_lanes), self.dtype),
-            np.empty((1, N_LANE_ROWS, n_lanes), self.dtype),
-            *(losses, partial, sums),
+            *(np.empty((1, n_rows, n_lanes), self.dtype), lanes[:1], losses, partial, sums),
         )
-        step = max(1, self.n_samples // gram_rows)
-        X, weights, offset = (
-            kernel_view(rows[::step]) for rows in (self._X, self._weights, self._offset)
-        )
-        n = len(X)
-        n_blocks = -(-n // n_lanes)
         residual = np.empty((n_blocks, n_rows, n_lanes), self.dtype)
         # Residuals for targets that are 0 throughout are probabilities.
         no_labels, no_weights = np.empty(0, np.int32), np.empty(0, self.dtype)
         probability = (
-            *(X, kernel_view(params), kernel_view(no_labels)),
+            *(*model, kernel_view(no_labels)),
             kernel_view(np.zeros((n, max(2, n_rows)), self.dtype)),
-            *(kernel_view(no_weights), offset, np.array([n_lanes, 0, n_lanes])),
-            *(residual, np.empty((n_blocks, N_LANE_ROWS, n_lanes), self.dtype)),
-            *(np.zeros(n_blocks), partial[:0], sums[:0]),
+            *(kernel_view(no_weights), self._offset, np.array([n_lanes, 0, n_lanes])),
+            *(residual, lanes, np.zeros(n_blocks), partial[:0], sums[:0]),
         )
         curvatures = np.empty((n_rows, n))
         grams = padded_zeros((n_rows, size, size), np.dtype(np.float64))
         rows = [padded_zeros((n_rows, 64, size), np.dtype(np.float64)) for _ in range(2)]
         origin = kernel_view(self._centre(centre))
-        gram = (X, origin, kernel_view(curvatures), 1, *rows, grams)
+        gram = (self._X, origin, kernel_view(curvatures), 1, *rows, grams)
         addresses = (
             machine_code(kernels.loss_gradient, loss),
             machine_code(gram_kernels.weighted_grams, gram),
@@ -315,7 +304,7 @@ class DenseDesign:
         return CompiledSums(
             np.array(addresses),
             *(loss, probability, gram, n_blocks),
-            *(params, sums, partial, losses, residual, curvatures, grams, weights),
+            *(params, sums, partial, losses, residual, curvatures, grams, self._weights),
         )
 
     def typical_row(self) -> Float64Array:

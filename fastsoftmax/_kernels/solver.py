@@ -28,8 +28,8 @@ N_COUNTS = 7
 #: Statuses. START: x is to be evaluated first.
 START, RUNNING, CONVERGED, AT_LIMIT, HAND_OVER = range(5)
 #: Entries of ``settings``: see `minimize`.
-TOL, VALUE_SCALE, NOISE, WEIGHT_SUM, GRAM_WEIGHT_SUM, HAS_OFFSET, MAX_ITER = range(7)
-N_SETTINGS = 7
+TOL, VALUE_SCALE, NOISE, WEIGHT_SUM, HAS_OFFSET, MAX_ITER = range(6)
+N_SETTINGS = 6
 #: Rows of ``vectors``: parameters, gradient, direction, trial and its gradient, scratch.
 X, G, DIRECTION, TRIAL, TRIAL_G, SCRATCH = range(6)
 N_VECTORS = 6
@@ -42,9 +42,9 @@ _LEAST_CURVATURE = 1e-3
 
 
 @scalar_kernel
-def _dot(u: Array, v: Array) -> float:
+def _dot(u: Array, v: Array, n: int) -> float:
     s = 0.0
-    for i in range(u.shape[0]):
+    for i in range(n):
         s += u[i] * v[i]
     return s
 
@@ -58,16 +58,16 @@ def _largest(u: Array) -> float:
 
 
 @scalar_kernel
-def _add(x: Array, scale: float, y: Array) -> None:
-    for i in range(x.shape[0]):
+def _add(x: Array, scale: float, y: Array, n: int) -> None:
+    for i in range(n):
         x[i] += scale * y[i]
 
 
 @scalar_kernel
-def _set_params(params: Array, x: Array, D: int) -> None:
+def _set_params(params: Array, x: Array) -> None:
     for k in range(params.shape[0]):
-        row, source = params[k], x[k * D : k * D + D]
-        for j in range(D):
+        row, source = params[k], x[k]
+        for j in range(x.shape[1]):
             row[j] = source[j]
 
 
@@ -82,12 +82,12 @@ def _clear(sums: Array) -> None:
 @scalar_kernel
 def _penalised(x: Array, l2: Array, weight_sum: float, sums: Array, gradient: Array) -> float:
     """Write the gradient of mean loss and penalty, and return the penalty."""
-    D, penalty = l2.shape[0], 0.0
+    penalty = 0.0
     for k in range(sums.shape[1]):
-        for j in range(D):
-            w, i = x[k * D + j], k * D + j
-            gradient[i] = sums[0, k, j] / weight_sum + l2[j] * w
-            penalty += 0.5 * l2[j] * w * w
+        row, total, w = gradient[k], sums[0, k], x[k]
+        for j in range(l2.shape[0]):
+            row[j] = total[j] / weight_sum + l2[j] * w[j]
+            penalty += 0.5 * l2[j] * w[j] * w[j]
     return penalty
 
 
@@ -112,8 +112,8 @@ def _factor(a: Array, scale: Array) -> bool:
         for i in range(n):
             row = a[i]
             for j in range(i):
-                row[j] = (a[j, i] - _dot(row[:j], a[j, :j])) / a[j, j]
-            pivot = 1.0 + shift - _dot(row[:i], row[:i])
+                row[j] = (a[j, i] - _dot(row, a[j], j)) / a[j, j]
+            pivot = 1.0 + shift - _dot(row, row, i)
             if not pivot > 0.0:
                 positive = False
                 break
@@ -130,35 +130,35 @@ def _solve(a: Array, scale: Array, b: Array) -> None:
     """Overwrite b by the solution of the system that `_factor` factored."""
     n = a.shape[0]
     for i in range(n):
-        b[i] = (b[i] * scale[i] - _dot(a[i, :i], b[:i])) / a[i, i]
+        b[i] = (b[i] * scale[i] - _dot(a[i], b, i)) / a[i, i]
     for back in range(n):
         i = n - 1 - back
         b[i] /= a[i, i]
-        _add(b[:i], -b[i], a[i, :i])
+        _add(b, -b[i], a[i], i)
         b[i] *= scale[i]
 
 
 @scalar_kernel
-def _precondition(step: Array, D: int, centre: Array, factors: Array, scales: Array) -> None:
-    """Overwrite a gradient by the step that the factors make of it."""
-    n_rows = factors.shape[0]
-    n_centred = min(D - 1, centre.shape[0])  # D columns, without an intercept nothing to centre
+def _precondition(step: Array, centre: Array, factors: Array, scales: Array) -> None:
+    """Overwrite a gradient (n_rows, D) by the step that the factors make of it."""
+    n_rows, D = step.shape
+    n_features = centre.shape[0]
     for k in range(n_rows):
-        row = step[k * D : k * D + D]
-        if D > centre.shape[0]:
-            _add(row[:n_centred], -row[D - 1], centre)
+        row = step[k]
+        if n_features < D:
+            _add(row, -row[n_features], centre, n_features)
         _solve(factors[k], scales[k], row)
     if n_rows > 1:
         for j in range(D):
             mean = 0.0
             for k in range(n_rows):
-                mean += step[k * D + j]
+                mean += step[k, j]
             for k in range(n_rows):
-                step[k * D + j] -= mean / n_rows
-    if D > centre.shape[0]:
+                step[k, j] -= mean / n_rows
+    if n_features < D:
         for k in range(n_rows):
-            row = step[k * D : k * D + D]
-            row[D - 1] -= _dot(row[:n_centred], centre)
+            row = step[k]
+            row[n_features] -= _dot(row, centre, n_features)
 
 
 @scalar_kernel
@@ -214,25 +214,25 @@ def _build(
 
 @scalar_kernel
 def _direction(
-    vectors: Array, steps: Array, changes: Array, shares: Array, counts: Array, scale: float,
-    D: int, centre: Array, factors: Array, scales: Array,
+    vectors: Array, shaped: Array, steps: Array, changes: Array, shares: Array, counts: Array,
+    scale: float, centre: Array, factors: Array, scales: Array,
 ) -> None:  # fmt: skip
     """Write the direction: Nocedal & Wright (2006), algorithm 7.4, factors for H0."""
     direction, g = vectors[DIRECTION], vectors[G]
-    n_pairs, memory = counts[N_PAIRS], steps.shape[0]
-    for i in range(g.shape[0]):
+    n_pairs, memory, n = counts[N_PAIRS], steps.shape[0], g.shape[0]
+    for i in range(n):
         direction[i] = -g[i]
     for back in range(n_pairs):
         p = (counts[OLDEST] + n_pairs - 1 - back) % memory
-        shares[p] = _dot(steps[p], direction) / _dot(steps[p], changes[p])
-        _add(direction, -shares[p], changes[p])
-    _precondition(direction, D, centre, factors, scales)
+        shares[p] = _dot(steps[p], direction, n) / _dot(steps[p], changes[p], n)
+        _add(direction, -shares[p], changes[p], n)
+    _precondition(shaped[DIRECTION], centre, factors, scales)
     for i in range(g.shape[0]):
         direction[i] *= scale
     for pair in range(n_pairs):
         p = (counts[OLDEST] + pair) % memory
-        share = shares[p] - _dot(changes[p], direction) / _dot(steps[p], changes[p])
-        _add(direction, share, steps[p])
+        share = shares[p] - _dot(changes[p], direction, n) / _dot(steps[p], changes[p], n)
+        _add(direction, share, steps[p], n)
 
 
 @scalar_kernel
@@ -283,8 +283,8 @@ def _next_step(
 @driver
 def minimize(
     first, last, addresses, loss_arguments, probability_arguments, gram_arguments, n_blocks,
-    params, sums, partial, losses, residual, curvatures, grams, gram_weights, l2, centre, least,
-    vectors, steps, changes, shares, factors, scales, settings, numbers, counts, history,
+    params, sums, partial, losses, residual, curvatures, grams, weights, l2, centre, least,
+    vectors, shaped, steps, changes, shares, factors, scales, settings, numbers, counts, history,
 ):  # fmt: skip
     """Take the iterations ``first .. last - 1``, or fewer: ``counts[STATUS]`` tells.
 
@@ -298,13 +298,14 @@ def minimize(
     n_blocks : int
     params, sums, partial, losses, residual, curvatures, grams
         What these arguments point to, to be written or read here.
-    gram_weights : (n_picked,) or (0,)
-        Of the rows that Gram matrices are summed over.
+    weights : (n,) or (0,)
     l2 : (D,)
     centre : (D - 1,) with an intercept, else (D,) and 0
     least : (D,)
         Least curvature; -1 before the first build.
     vectors : (N_VECTORS, n_rows D)
+    shaped : (N_VECTORS, n_rows, D)
+        The same.
     steps, changes : (memory, n_rows D)
     shares : (memory,)
     factors : (n_rows, D, D)
@@ -315,18 +316,18 @@ def minimize(
         Passes, value, gradient norm and step size after each iteration from `first` on.
     """
     weight_sum = settings[WEIGHT_SUM]
-    D = l2.shape[0]
-    n_rows = params.shape[0]
+    n_rows, n = params.shape[0], vectors.shape[1]
     x, g, direction = vectors[X], vectors[G], vectors[DIRECTION]
     trial, trial_g = vectors[TRIAL], vectors[TRIAL_G]
     for iteration in range(first, last):
         if counts[STATUS] == START:
-            _set_params(params, x, D)
+            _set_params(params, shaped[X])
             _clear(sums)
             _clear(partial)
             losses[0] = 0.0
             call(addresses[0], 0, 1, loss_arguments)
-            numbers[VALUE] = losses[0] / weight_sum + _penalised(x, l2, weight_sum, sums, g)
+            numbers[VALUE] = losses[0] / weight_sum
+            numbers[VALUE] += _penalised(shaped[X], l2, weight_sum, sums, shaped[G])
             numbers[NORM] = _largest(g)
             counts[N_PASSES] += 1
             counts[STATUS] = RUNNING
@@ -343,17 +344,16 @@ def minimize(
             # Where all classes are equally likely their Gram matrices are the same.
             is_uniform = settings[HAS_OFFSET] == 0.0 and _largest(x) == 0.0
             n_grams = 1 if is_uniform else n_rows
-            _set_params(params, x, D)
+            _set_params(params, shaped[X])
             call(addresses[0], 0, n_blocks, probability_arguments)
-            _set_curvatures(residual, gram_weights, curvatures)
+            _set_curvatures(residual, weights, curvatures)
             for unit in range(n_grams):
                 for i in range(grams.shape[1]):
                     row = grams[unit, i]
                     for j in range(row.shape[0]):
                         row[j] = 0.0
             call(addresses[1], 0, n_grams, gram_arguments)
-            gram_weight_sum = settings[GRAM_WEIGHT_SUM]
-            if not _build(grams, l2, least, gram_weight_sum, n_grams, factors, scales):
+            if not _build(grams, l2, least, weight_sum, n_grams, factors, scales):
                 counts[STATUS] = HAND_OVER
                 return
             counts[LAG] = _FIRST_LAG if counts[LAG] == 0 else _LAG
@@ -363,16 +363,17 @@ def minimize(
 
         value, norm = numbers[VALUE], numbers[NORM]
         _direction(
-            vectors, steps, changes, shares, counts, numbers[SCALE], D, centre, factors, scales,
+            vectors, shaped, steps, changes, shares, counts, numbers[SCALE], centre, factors,
+            scales,
         )  # fmt: skip
-        slope = _dot(direction, g)
+        slope = _dot(direction, g, n)
         decrement = -0.5 * slope
         if norm <= settings[TOL] and numbers[SCALE] < 1.0:
             scratch = vectors[SCRATCH]
             for i in range(g.shape[0]):
                 scratch[i] = g[i]
-            _precondition(scratch, D, centre, factors, scales)
-            decrement = max(decrement, 0.5 * _dot(g, scratch))
+            _precondition(shaped[SCRATCH], centre, factors, scales)
+            decrement = max(decrement, 0.5 * _dot(g, scratch, n))
         numbers[DECREMENT] = decrement
         enough = 0.01 * settings[TOL] * max(abs(value), settings[VALUE_SCALE])
         if norm <= settings[TOL] and 0.0 <= decrement <= enough:
@@ -392,16 +393,16 @@ def minimize(
         for _ in range(_MOST_TRIALS):
             for i in range(x.shape[0]):
                 trial[i] = x[i] + t * direction[i]
-            _set_params(params, trial, D)
+            _set_params(params, shaped[TRIAL])
             _clear(sums)
             _clear(partial)
             losses[0] = 0.0
             call(addresses[0], 0, 1, loss_arguments)
             new_value = losses[0] / weight_sum
-            new_value += _penalised(trial, l2, weight_sum, sums, trial_g)
+            new_value += _penalised(shaped[TRIAL], l2, weight_sum, sums, shaped[TRIAL_G])
             counts[N_PASSES] += 1
             finite = math.isfinite(new_value)
-            new_slope = _dot(trial_g, direction) if finite else 0.0
+            new_slope = _dot(trial_g, direction, n) if finite else 0.0
             if not finite or new_value > value + 1e-4 * t * slope:
                 high, high_slope, is_finite = t, new_slope, finite
                 moved = max(moved, 0) + 1
@@ -427,9 +428,9 @@ def minimize(
             scratch = vectors[SCRATCH]
             for i in range(g.shape[0]):
                 scratch[i] = changes[p, i]
-            _precondition(scratch, D, centre, factors, scales)
-            numbers[SCALE] = _dot(steps[p], changes[p]) / _dot(changes[p], scratch)
-        _add(x, t, direction)
+            _precondition(shaped[SCRATCH], centre, factors, scales)
+            numbers[SCALE] = _dot(steps[p], changes[p], n) / _dot(changes[p], scratch, n)
+        _add(x, t, direction, n)
         for i in range(g.shape[0]):
             g[i] = trial_g[i]
         numbers[VALUE], numbers[NORM], numbers[STEP] = new_value, _largest(g), t

@@ -19,8 +19,6 @@ Vector = NDArray[np.float64]
 #: A pass of so many operations, and Gram matrices of so many, take 0.2 and some 10 ms.
 _PASS_WORK = 1e7
 _GRAM_WORK = 3e8
-#: Gram matrices are summed over so many rows for each of their columns.
-_GRAM_ROWS = 8
 _MEMORY = 10
 #: Operations of one call, some 30 ms; then Python may see Ctrl-C.
 _CALL_WORK = 3e8
@@ -53,14 +51,12 @@ class SmallFit:
         n_rows, D = objective.shape
         design = objective.design
         assert isinstance(design, DenseDesign)
-        sums = design.compiled_sums(n_rows, _gram_rows(D), centre)
-        gram_weights, n_picked = sums.gram_weights, sums.curvatures.shape[1]
+        sums = design.compiled_sums(n_rows, centre)
         settings = np.zeros(kernels.N_SETTINGS)
         settings[kernels.TOL] = tol
         settings[kernels.VALUE_SCALE] = value_scale
         settings[kernels.NOISE] = noise
         settings[kernels.WEIGHT_SUM] = design.weight_sum
-        settings[kernels.GRAM_WEIGHT_SUM] = gram_weights.sum() if gram_weights.size else n_picked
         settings[kernels.HAS_OFFSET] = design.has_offset
         settings[kernels.MAX_ITER] = max_iter
         n_params = n_rows * D
@@ -80,6 +76,7 @@ class SmallFit:
             centre,
             np.full(D, -1.0),
             vectors,
+            vectors.reshape(-1, n_rows, D),
             *(np.zeros((_MEMORY, n_params)) for _ in range(2)),
             np.zeros(_MEMORY),
             np.zeros((n_rows, D, D)),
@@ -99,7 +96,7 @@ class SmallFit:
         stopped = False
         while self._counts[kernels.STATUS] <= kernels.RUNNING and not stopped:
             self._history[:, 0] = 0.0
-            kernels.minimize(0, n_iterations, *self._arguments)
+            kernels.minimize(0, n_iterations, *self._arguments)  # type: ignore[no-untyped-call]  # a driver
             for n_passes, value, norm, step_size in self._history:
                 if n_passes > 0:
                     history.append((int(n_passes), float(value), float(norm)))
@@ -136,10 +133,6 @@ def is_small(objective: SoftmaxObjective) -> bool:
     )
 
 
-def _gram_rows(D: int) -> int:
-    return max(_GRAM_ROWS * D, 250)
-
-
 def _gram_work(objective: SoftmaxObjective) -> float:
     n_rows, D = objective.shape
-    return 1.0 * min(objective.n_samples, 2 * _gram_rows(D)) * n_rows * D**2
+    return 1.0 * objective.n_samples * n_rows * D**2

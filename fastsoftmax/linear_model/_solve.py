@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from fastsoftmax._solvers import (
     minimize_lbfgs,
     minimize_newton_cg,
 )
+from fastsoftmax.linear_model._small import SmallFit, is_small
 from fastsoftmax.objective import SoftmaxObjective
 
 Vector = NDArray[np.float64]
@@ -120,7 +121,32 @@ def solve(
         # Without a penalty there may be no finite optimum, and people should be told.
         "recedes": None if objective.l2[:-1].all() else _recession(objective),
     }
-    function, x = objective.value_and_gradient, start.ravel()
+    x = start.ravel()
+    if solver == "auto" and is_small(objective) and options["recedes"] is None:
+        name = "compiled lbfgs (a Gram matrix per class)"
+        fit = SmallFit(objective, x, _centre(objective), tol=tol, max_iter=max_iter,
+                       value_scale=options["value_scale"], noise=options["noise"])  # fmt: skip
+        early, goes_on = fit.run(on_iteration)
+        if not goes_on:
+            return early, name
+        # Rounding, overflow, or a line search that failed: what follows is made for that.
+        late = _iterate(objective, "auto", early.params, options, early)
+        return _joined(early, late[0]), f"{name}, then {late[1]}"
+    return _iterate(objective, solver, x, options)
+
+
+def _iterate(
+    objective: SoftmaxObjective,
+    solver: str,
+    x: Vector,
+    options: dict[str, Any],
+    early: SolverResult | None = None,
+) -> tuple[SolverResult, str]:
+    """Run a solver that knows callables only; `early` is what came before it, if anything."""
+    function = objective.value_and_gradient
+    if early is not None:
+        options = options | {"max_iter": options["max_iter"] - early.n_iterations}
+        options["on_iteration"] = _counting_on(options["on_iteration"], early)
     if solver == "newton-cholesky":
         curvature = _full_hessian(objective, lag=1)
     else:
@@ -132,6 +158,38 @@ def solve(
         result = minimize_lbfgs(function, x, exact_curvature=curvature.is_exact, **options)
     name = "lbfgs" if solver == "auto" else solver
     return result, f"{name} ({curvature.name})"
+
+
+def _counting_on(
+    on_iteration: Callable[[IterationState], bool | None] | None, early: SolverResult
+) -> Callable[[IterationState], bool | None] | None:
+    """Return a callback that counts on, and skips the start, which was reported before."""
+    if on_iteration is None:
+        return None
+
+    def counted(state: IterationState) -> bool | None:
+        if state.iteration == 0 and early.n_iterations:
+            return None
+        later = replace(
+            state,
+            iteration=state.iteration + early.n_iterations,
+            n_passes=state.n_passes + early.n_passes,
+        )
+        return on_iteration(later)
+
+    return counted
+
+
+def _joined(early: SolverResult, late: SolverResult) -> SolverResult:
+    """Return one result of two runs, the second of which went on where the first one ended."""
+    passes = early.n_passes
+    history = [(n + passes, value, norm) for n, value, norm in late.history[1:]]
+    return replace(
+        late,
+        n_iterations=early.n_iterations + late.n_iterations,
+        n_passes=passes + late.n_passes,
+        history=[*early.history, *history],
+    )
 
 
 def _choose(objective: SoftmaxObjective, with_hessian: bool) -> _Curvature:
