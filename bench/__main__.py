@@ -13,6 +13,7 @@ from bench.kernels import KernelPlan, run_kernels
 from bench.memory import run_memory
 from bench.operation import find_operations, parse_shape
 from bench.page import write_page
+from bench.probe import run_probe
 from bench.problems import (
     DEFAULT_PROBLEMS,
     PROBLEMS,
@@ -32,6 +33,7 @@ PROCESSES = {
     "memory": (run_memory, "extra memory of a fit with 2 GB of X"),
     "small": (run_small, "fits and a grid search of small data"),
     "growth": (run_growth, "our time and memory with n, d and K doubled"),
+    "probe": (run_probe, "a linear probe of ImageNet's size: 10.5 GB, about an hour"),
 }
 
 

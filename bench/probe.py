@@ -9,22 +9,28 @@ import contextlib
 import io
 import json
 import re
-import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 
-from bench.console import messages
+from bench.console import messages, rich_table, terminal
+from bench.goals import Verdict, at_most
 from bench.memory import forget_peak, status_bytes
+from bench.operation import Shape, shape_name
 from bench.problems import Array
+from bench.results import NAN
 from bench.score import l2_of, objective
+from bench.summary import LEVELS, level_name
+from bench.tables import NEVER, TextTable, number
 
+FILE, LOG, PLOT = "probe.json", "probe.log", "probe.png"
 #: n_samples, n_features, n_classes: ImageNet's rows, a ResNet-50's features.
-SHAPE = (1_281_167, 2048, 1000)
-QUICK_SHAPE = (20_000, 64, 50)
+SHAPE: Shape = (1_281_167, 2048, 1000)
+QUICK_SHAPE: Shape = (20_000, 64, 50)
 _BLOCK_ROWS = 50_000
 
 
@@ -32,7 +38,7 @@ _BLOCK_ROWS = 50_000
 class Probe:
     """A fit of the probe, its curve and its certificate; seconds count from the call of `fit`."""
 
-    shape: tuple[int, int, int]
+    shape: Shape
     C: float
     X_bytes: int
     seconds: float  # of the default fit
@@ -41,14 +47,14 @@ class Probe:
     objective: float  # reported by the solver
     scored_objective: float  # in float64 NumPy
     accuracy: float
-    optimum: float = np.nan  # scored, after `polish_iterations` more
+    optimum: float = NAN  # scored, after `polish_iterations` more
     polish_iterations: int = 0
     warnings: list[str] = field(default_factory=list)
     #: Seconds, passes, objective.
     curve: list[tuple[float, int, float]] = field(default_factory=list)
 
 
-def features_and_labels(shape: tuple[int, int, int]) -> tuple[Array, Array]:
+def features_and_labels(shape: Shape) -> tuple[Array, Array]:
     """Return float32 X of shape (n, d) and labels.
 
     Class means and noise around them share a spectrum that falls with the root of the index; all
@@ -93,16 +99,97 @@ class _Clock(io.TextIOBase):
         return len(text)
 
 
-def run_probe(
-    folder: Path, shape: tuple[int, int, int], C: float = 1.0, polish_iterations: int = 25
-) -> Probe:
-    """Fit, score, go on, and write ``probe.json``; progress goes to ``probe.log``."""
+def run_probe(folder: Path, fresh: bool, quick: bool) -> int:
+    """Measure the probe unless it stands in ``probe.json``, and print the table."""
+    path = folder / FILE
+    if fresh:
+        path.unlink(missing_ok=True)
+    if not path.is_file():
+        messages().print(f"making the features; the fit's progress goes to {folder / LOG}")
+        _measure(path, QUICK_SHAPE if quick else SHAPE)
+    probe = read_probe(path)
+    assert probe is not None
+    for table in probe_tables(probe):
+        terminal().print(rich_table(table))
+    return 0
+
+
+def read_probe(path: Path) -> Probe | None:
+    """Return the saved probe, if there is one."""
+    if not path.is_file():
+        return None
+    probe = Probe(**json.loads(path.read_text()))
+    if np.isnan(probe.optimum):  # cut before it was known better
+        probe.optimum = probe.scored_objective
+    return probe
+
+
+def seconds_to(probe: Probe, level: float) -> float:
+    """Return the seconds from the call of `fit` to a relative sub-optimality; nan for never."""
+    most = probe.optimum * (1.0 + level)
+    return next((seconds for seconds, _, value in probe.curve if value <= most), NAN)
+
+
+def probe_tables(probe: Probe) -> list[TextTable]:
+    """Return the table of levels."""
+    lines = []
+    for level in (1e-1, 1e-2, *LEVELS[:2]):
+        seconds = seconds_to(probe, level)
+        passes = [n for s, n, _ in probe.curve if s == seconds]
+        lines.append([level_name(level), number(seconds), str(passes[0]) if passes else NEVER])
+    lines.append(["default fit ends", number(probe.seconds), str(probe.curve[-1][1])])
+    n, d, K = probe.shape
+    note = (
+        f"n = {n}, d = {d}, K = {K}, float32, {probe.X_bytes / 1e9:.1f} GB, C = {probe.C:g}. The "
+        f"default fit ends {(probe.scored_objective - probe.optimum) / probe.optimum:.1e} above "
+        f"the objective that {probe.polish_iterations} more iterations reach, both scored in "
+        f"float64 NumPy, with training accuracy {probe.accuracy:.3f}; its extra memory is "
+        f"{100 * probe.extra_bytes / probe.X_bytes:.1f} % of X. The curve is what `verbose` says, "
+        f"which differs from the score by {abs(probe.objective - probe.scored_objective):.0e}."
+    )
+    return [TextTable("A linear probe of ImageNet's size", ["", "s", "passes"], lines, note)]
+
+
+def probe_goals(probe: Probe) -> list[Verdict]:
+    """Return the verdicts on time and memory."""
+    return [
+        at_most(
+            "linear probe of ImageNet's size to 1e-3 within an hour",
+            3600.0,
+            [(shape_name(probe.shape), seconds_to(probe, 1e-3))],
+            " s",
+        ),
+        at_most(
+            "its extra memory is at most 10 % of X",
+            10.0,
+            [(shape_name(probe.shape), 100 * probe.extra_bytes / probe.X_bytes)],
+            " %",
+        ),
+    ]
+
+
+def plot_probe(probe: Probe, path: Path) -> Path:
+    """Draw sub-optimality against time and return the path."""
+    seconds = np.array([s for s, _, _ in probe.curve])
+    gaps = np.array([(value - probe.optimum) / probe.optimum for *_, value in probe.curve])
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.semilogy(seconds / 60, np.maximum(gaps, 1e-9), "o-", markersize=3)
+    axes.axhline(1e-3, color="grey", linewidth=0.8)
+    axes.set_xlabel("minutes since the call of fit")
+    axes.set_ylabel("(f - f*) / f*")
+    axes.set_title(f"linear probe, {shape_name(probe.shape)}, float32, two cores")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _measure(path: Path, shape: Shape, C: float = 1.0, polish_iterations: int = 25) -> None:
+    """Fit, score, go on, and write the probe after the first fit and at the end."""
     from fastsoftmax import LogisticRegression
 
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "probe.log"
+    log = path.with_name(LOG)
+    log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    messages().print(f"making {shape[0]} x {shape[1]} features; see {log}", soft_wrap=True)
     X, y = features_and_labels(shape)
     few = slice(None, None, max(1, len(X) // 2000))
     LogisticRegression(tol=1e3).fit(X[few], y[few])  # compiles
@@ -131,7 +218,6 @@ def run_probe(
         warnings=[w.category.__name__ for w in caught],
         curve=clock.curve,
     )
-    path = folder / "probe.json"
     path.write_text(json.dumps(asdict(probe), indent=1))
     model.set_params(warm_start=True, tol=1e-9, max_iter=polish_iterations)
     with warnings.catch_warnings(), contextlib.redirect_stdout(_Clock(log)):
@@ -141,8 +227,3 @@ def run_probe(
     probe.polish_iterations = int(max(model.n_iter_))
     probe.optimum = min(objective(X, y, params, l2), probe.scored_objective)
     path.write_text(json.dumps(asdict(probe), indent=1))
-    return probe
-
-
-if __name__ == "__main__":
-    run_probe(Path(sys.argv[1]), QUICK_SHAPE if "--quick" in sys.argv else SHAPE)

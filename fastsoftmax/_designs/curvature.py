@@ -145,8 +145,12 @@ def class_grams(
 def _curvatures(rows: Block, shared: bool) -> Float64Array:
     """Return ``w p (1 - p)`` per logit row and row of X, or its mean over the logit rows."""
     P = rows.probabilities
-    curvatures: Float64Array = rows.weights * P * (1.0 - P)
-    return curvatures.mean(axis=0, keepdims=True) if shared else curvatures
+    curvatures: Float64Array = 1.0 - P
+    if shared:
+        return (np.einsum("ki,ki->i", P, curvatures) * rows.weights / len(P))[None]
+    curvatures *= P
+    curvatures *= rows.weights
+    return curvatures
 
 
 class EvenPicks:
