@@ -57,6 +57,11 @@ class Cholesky:
             raise NotPositiveDefiniteError("the matrix is not positive definite")
         self._factor = kernel_view(self._factor)
 
+    def lower(self) -> Matrix:
+        """Return L, zero above the diagonal."""
+        n = len(self._factor) if self._is_small else self._order
+        return np.tril(self._factor[:n, :n])
+
     def solve(self, right: Matrix) -> Matrix:
         """Return ``matrix⁻¹ b`` for a vector (n,), or for each row of an array (m, n)."""
         if self._is_small:

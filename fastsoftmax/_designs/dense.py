@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from fastsoftmax._kernels import gram as gram_kernels
 from fastsoftmax._kernels import predict as predict_kernels
 from fastsoftmax._kernels.lanes import N_LANE_ROWS
 from fastsoftmax._kernels.tiles import STRIP_BYTES, padded_zeros
+from fastsoftmax._linalg import Cholesky, NotPositiveDefiniteError
 from fastsoftmax._threads import sweep
 from fastsoftmax._validation import Targets, Weights
 
@@ -268,6 +270,49 @@ class DenseDesign:
         return _Partition(
             self.n_samples, self.n_features, n_rows, self.dtype.itemsize, want_gradient
         )
+
+    def rotated(self) -> tuple[DenseDesign, Callable[[Float64Array], Float64Array]]:
+        """Return a design of as many features as samples with the same products of rows.
+
+        Its X is L with ``L Lᵀ = X Xᵀ``. The callable turns coefficients (n_rows, n_samples) for L
+        into those for X that give the same logits and have the same norm.
+        """
+        products = predict(self._X, self._X, np.zeros(self.n_samples), Response.LOGITS)
+        diagonal = np.diag(products).copy()
+        shift = 1e-13
+        while True:
+            np.fill_diagonal(products, diagonal * (1.0 + shift) + np.finfo(np.float64).tiny)
+            try:
+                factor = Cholesky(products)
+                break
+            except NotPositiveDefiniteError:  # rows that depend on one another
+                shift *= 10.0
+        L = factor.lower()
+        design = copy.copy(self)
+        design._X = kernel_view(L)
+        design.n_features = self.n_samples
+
+        def back(coef: Float64Array) -> Float64Array:
+            # W = V L⁻¹ X, and V L⁻¹ = (V Lᵀ) (L Lᵀ)⁻¹.
+            return self._combine(factor.solve(np.einsum("kj,ij->ki", coef, L)))
+
+        return design, back
+
+    def _combine(self, combinations: Float64Array) -> Float64Array:
+        """Return combinations (n_rows, n_samples) of the rows of a float64 X."""
+        n_rows = len(combinations)
+        partition = self._partition(n_rows)
+        n_lanes = partition.n_lanes
+        n_blocks = -(-self.n_samples // n_lanes)
+        residual = np.zeros((n_rows, n_blocks * n_lanes))
+        residual[:, : self.n_samples] = combinations
+        by_block = residual.reshape(n_rows, n_blocks, n_lanes).swapaxes(0, 1).copy()
+        sums = padded_zeros((n_rows, self.n_features + 1), np.dtype(np.float64))
+        sweep(
+            *(kernels.products, math.prod(partition.grid), 2.0 * self._X.size * n_rows),
+            *(self._X, by_block, np.array(partition.grid), sums),
+        )
+        return sums[:, : self.n_features]
 
     def compiled_sums(self, n_rows: int, centre: Float64Array) -> CompiledSums:
         """Return what a compiled solver needs to evaluate sums by itself."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -129,7 +128,7 @@ def is_small(objective: SoftmaxObjective) -> bool:
         isinstance(objective.design, DenseDesign)
         and 4.0 * objective.n_samples * math.prod(objective.shape) <= _PASS_WORK
         and _gram_work(objective) <= _GRAM_WORK
-        and not numba.config.DISABLE_JIT
+        and hasattr(kernels.minimize, "overloads")  # not under NUMBA_DISABLE_JIT
     )
 
 

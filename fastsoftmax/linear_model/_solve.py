@@ -21,6 +21,7 @@ from fastsoftmax._solvers import (
     minimize_lbfgs,
     minimize_newton_cg,
 )
+from fastsoftmax.linear_model._rotated import is_wide, solve_rotated
 from fastsoftmax.linear_model._small import SmallFit, is_small
 from fastsoftmax.objective import SoftmaxObjective
 
@@ -122,6 +123,17 @@ def solve(
         "recedes": None if objective.l2[:-1].all() else _recession(objective),
     }
     x = start.ravel()
+    if solver == "auto" and is_wide(objective, x):
+
+        def minimise(
+            rotated: SoftmaxObjective,
+            start: Vector,
+            tol: float,
+            on_iteration: Callable[[IterationState], bool | None] | None,
+        ) -> tuple[SolverResult, str]:
+            return solve(rotated, start, tol=tol, max_iter=max_iter, on_iteration=on_iteration)
+
+        return solve_rotated(objective, tol, on_iteration, minimise)
     if solver == "auto" and is_small(objective) and options["recedes"] is None:
         name = "compiled lbfgs (a Gram matrix per class)"
         fit = SmallFit(objective, x, _centre(objective), tol=tol, max_iter=max_iter,
