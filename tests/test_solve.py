@@ -13,7 +13,6 @@ from fastsoftmax._solvers import CentredPreconditioner
 from fastsoftmax._validation import check_targets
 from fastsoftmax.linear_model import _solve
 
-
 KINDS = {  # and the limits that lead to them
     "full Hessian": {},
     "a Gram matrix per class": {"_FULL_HESSIAN": 0, "_CLASS_GRAM_PASSES": np.inf},
