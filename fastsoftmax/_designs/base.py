@@ -152,6 +152,7 @@ class Design(Protocol):
         """
 
 
+@np.errstate(over="ignore", invalid="ignore")  # rows of weight 0 may hold anything
 def extreme_margins(
     X: Any, labels: Array, weights: Array, coef: Float64Array, intercept: Float64Array
 ) -> tuple[float, float] | None:
