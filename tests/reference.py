@@ -235,3 +235,25 @@ class LinearModel:
     def hessian(self, params: np.ndarray) -> np.ndarray:
         penalty = np.diag(np.tile(self.l2, len(params)))
         return self.loss_hessian(params) / self.masses.sum() + penalty
+
+
+def logistic_optimum(
+    X: Any,
+    labels: Any,
+    n_classes: int,
+    C: float = 1.0,
+    weights: Any = None,
+    fit_intercept: bool = True,
+) -> tuple[np.ndarray, LinearModel]:
+    """Return scikit-learn's optimum, (R, d + 1), and the mean objective that it minimises."""
+    X = np.asarray(X, float)
+    w = np.ones(len(X)) if weights is None else np.asarray(weights, float)
+    rows, penalty = (1 if n_classes == 2 else n_classes), 1.0 / C
+    A = np.column_stack([X, np.ones(len(X))]) if fit_intercept else X
+    l2 = np.full(A.shape[1], penalty)
+    l2[X.shape[1] :] = 0.0
+    params = logistic_newton(np.zeros((rows, A.shape[1])), A, labels, w, l2)
+    if not fit_intercept:
+        params = np.column_stack([params, np.zeros(rows)])
+    model = LinearModel(X, one_hot(np.asarray(labels), n_classes), w, penalty / w.sum())
+    return params, model
