@@ -414,6 +414,19 @@ def test_margins(shape, kind, dtype, storage):
 
 
 @every_storage
+@both_dtypes
+def test_margins_take_little_memory(dtype, storage):
+    p = make_problem((20_000, 300, 3, 3), dtype)
+    design = p.design(storage)
+    tracemalloc.start()
+    low, high = design.margins(p.coef, p.intercept)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert low < 0 < high
+    assert peak < 20e6  # X in float64 would take 48 MB
+
+
+@every_storage
 def test_margins_ignore_rows_of_weight_zero_whatever_they_hold(storage):
     p = make_problem((70, 3, 3, 3), np.float64)
     X, weights = p.X.copy(), np.ones(70)
