@@ -138,15 +138,17 @@ def logistic_objective(
 def logistic_newton(
     start: np.ndarray, A: np.ndarray, labels: np.ndarray, weights: np.ndarray, l2: np.ndarray
 ) -> np.ndarray:
-    """Return the minimiser of `logistic_objective` with mean-zero columns where l2 is zero.
+    """Return the minimiser of `logistic_objective` with mean-zero columns.
 
     Newton's method with the full Hessian, steps halved until the objective does not rise.
     """
     rows, D = start.shape
     params = np.array(start, float)
     targets = one_hot(labels, max(2, rows))[:, -rows:]
-    # A common shift of an unpenalised column changes nothing: pin it by any positive curvature.
-    free = (l2 == 0.0) & (rows > 1)
+    # A common shift of a column changes nothing but the penalty, and is 0 at the minimum: start
+    # there, and pin it by any positive curvature.
+    pinned = range(D if rows > 1 else 0)
+    params[:, pinned] -= params[:, pinned].mean(axis=0)
     value = logistic_objective(params, A, labels, weights, l2)
     for _ in range(100):
         z = A @ params.T
@@ -159,7 +161,7 @@ def logistic_newton(
                 hessian[k, :, m, :] = (A * curvature[:, None]).T @ A
             hessian[k, :, k, :] += np.diag(l2)
         scale = np.einsum("kjkj->kj", hessian).copy()
-        for j in np.flatnonzero(free):
+        for j in pinned:
             hessian[:, j, :, j] += scale[:, j].max()
         scale = np.sqrt(scale.ravel())
         scaled = hessian.reshape(rows * D, rows * D) / scale / scale[:, None]
@@ -171,8 +173,11 @@ def logistic_newton(
                 break
             size /= 2
         params, value = params - size * step, trial
-        if np.linalg.norm(step) <= 1e-9 * np.linalg.norm(params):
-            params[:, free] -= params[:, free].mean(axis=0)
+        # Half the product is the distance to the minimum before this step, whose square root the
+        # step has squared. Steps alone tell nothing where the minimiser is 0.
+        near = size == 1.0 and np.sum(step * gradient) <= 1e-16 * abs(value)
+        if near or np.linalg.norm(step) <= 1e-9 * np.linalg.norm(params):
+            params[:, pinned] -= params[:, pinned].mean(axis=0)
             return params
     raise RuntimeError("Newton's method did not converge")
 
@@ -235,3 +240,25 @@ class LinearModel:
     def hessian(self, params: np.ndarray) -> np.ndarray:
         penalty = np.diag(np.tile(self.l2, len(params)))
         return self.loss_hessian(params) / self.masses.sum() + penalty
+
+
+def logistic_optimum(
+    X: Any,
+    labels: Any,
+    n_classes: int,
+    C: float = 1.0,
+    weights: Any = None,
+    fit_intercept: bool = True,
+) -> tuple[np.ndarray, LinearModel]:
+    """Return scikit-learn's optimum, (R, d + 1), and the mean objective that it minimises."""
+    X = np.asarray(X, float)
+    w = np.ones(len(X)) if weights is None else np.asarray(weights, float)
+    rows, penalty = (1 if n_classes == 2 else n_classes), 1.0 / C
+    A = np.column_stack([X, np.ones(len(X))]) if fit_intercept else X
+    l2 = np.full(A.shape[1], penalty)
+    l2[X.shape[1] :] = 0.0
+    params = logistic_newton(np.zeros((rows, A.shape[1])), A, labels, w, l2)
+    if not fit_intercept:
+        params = np.column_stack([params, np.zeros(rows)])
+    model = LinearModel(X, one_hot(np.asarray(labels), n_classes), w, penalty / w.sum())
+    return params, model

@@ -13,7 +13,7 @@ import reference
 from scipy import sparse
 
 from fastsoftmax import SoftmaxObjective
-from fastsoftmax._designs import Response, dense, make_design, predict
+from fastsoftmax._designs import Response, curvature, dense, make_design, predict
 from fastsoftmax._designs.dense import DenseDesign
 from fastsoftmax._designs.sparse import SparseDesign
 from fastsoftmax._jit import kernel_view
@@ -154,14 +154,13 @@ class TestSums:
         near(diagonals, np.einsum("kjj->kj", blocks), p, dtype)
 
 
-@every_storage
 @both_dtypes
 @pytest.mark.parametrize("kind", ["plain", "weights soft offset"])
 @pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
 @pytest.mark.parametrize("most_rows", [1, 7, 20])
-def test_class_grams_of_every_s_th_row(most_rows, shape, kind, dtype, storage):
+def test_sparse_class_grams_of_every_s_th_row(most_rows, shape, kind, dtype):
     p = make_problem(shape, dtype, kind=kind)
-    grams = p.design(storage).class_grams(p.coef, p.intercept, most_rows, shared=False)
+    grams = p.design("csr").class_grams(p.coef, p.intercept, most_rows, shared=False)
     step = -(-shape[0] // most_rows)
     rows = slice(0, None, step)
     assert len(p.X[rows]) <= most_rows
@@ -170,6 +169,273 @@ def test_class_grams_of_every_s_th_row(most_rows, shape, kind, dtype, storage):
     expected = step * np.einsum("ikk,ij,il->kjl", curvatures, X, X)
     bound = TOLERANCE[dtype].mean * step * len(X)
     np.testing.assert_allclose(grams, expected, rtol=0, atol=10 * bound)
+
+
+# --- Dense second-order sums: around a centre, of some rows ---------------------------------------
+
+weighted = pytest.mark.parametrize("kind", ["plain", "weights soft offset"])
+
+
+def centred_hessian(p, centre):
+    """Return the oracle's Hessian with respect to coefficients of ``u = [x - centre, 1]``.
+
+    Summed in blocks: of 5001 terms of one sign, one after the other, the oracle itself loses more
+    digits than the tolerance allows.
+    """
+    u, curvatures = p.oracle.X - np.append(centre, 0.0), p.oracle.curvatures(p.params)
+    size = p.params.size
+    total = np.zeros((size, size))
+    for start in range(0, len(u), 64):
+        rows = slice(start, start + 64)
+        block = np.einsum("iab,ij,il->ajbl", curvatures[rows], u[rows], u[rows])
+        total += block.reshape(size, size)
+    return total * oracle_scale(p)
+
+
+@both_dtypes
+@weighted
+@every_shape
+def test_curvature_around_a_centre(shape, kind, dtype):
+    p = make_problem(shape, dtype, kind=kind)
+    design = p.design("dense")
+    n_rows, D = shape[3], shape[1] + 1
+    for centre in (design.typical_row(), np.cos(np.arange(shape[1])).round(2)):
+        centre = centre.astype(dtype).astype(float)
+        whole = centred_hessian(p, centre)
+        size = max(1, n_rows - 1) * D
+        near(design.hessian(p.coef, p.intercept, centre), whole[:size, :size], p, dtype)
+        blocks = whole.reshape(n_rows, D, n_rows, D)[range(n_rows), :, range(n_rows), :]
+        for shared in (False, True):
+            expected = blocks.mean(axis=0, keepdims=True) if shared else blocks
+            grams = design.class_grams(p.coef, p.intercept, shape[0], shared, centre)
+            near(grams, expected, p, dtype)
+            diagonals = design.class_diagonals(p.coef, p.intercept, centre, shared)
+            near(diagonals, np.einsum("kjj->kj", expected), p, dtype)
+
+
+@both_dtypes
+def test_sparse_designs_refuse_a_centre(dtype):
+    p = make_problem((70, 3, 3, 3), dtype)
+    design = p.design("csr")
+    np.testing.assert_array_equal(design.typical_row(), np.zeros(3))
+    arguments = (p.coef, p.intercept)
+    for centre, refused in ((np.zeros(3), False), (np.ones(3), True)):
+        calls = [
+            lambda c=centre: design.hessian(*arguments, c),
+            lambda c=centre: design.hessian_passes(3, c),
+            lambda c=centre: design.class_grams(*arguments, 70, False, c),
+            lambda c=centre: design.class_gram_passes(3, 70, False, c),
+            lambda c=centre: design.class_diagonals(*arguments, c),
+        ]
+        for call in calls:
+            if refused:
+                with pytest.raises(ValueError, match="dense"):
+                    call()
+            else:
+                assert np.all(np.isfinite(call()))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@both_dtypes
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
+@pytest.mark.parametrize("most_rows", [1, 7, 40])
+class TestDenseGramsOfSomeRows:
+    @weighted
+    def test_they_are_bounded_below_by_the_diagonal(self, most_rows, shape, kind, dtype, shared):
+        p = make_problem(shape, dtype, kind=kind)
+        design = p.design("dense")
+        for centre in (None, design.typical_row()):
+            grams = design.class_grams(p.coef, p.intercept, most_rows, shared, centre)
+            assert grams.shape == (1 if shared else shape[3], shape[1] + 1, shape[1] + 1)
+            np.testing.assert_array_equal(grams, grams.swapaxes(1, 2))
+            diagonals = design.class_diagonals(p.coef, p.intercept, centre, shared)
+            found = np.einsum("kjj->kj", grams)
+            assert (found >= diagonals * (1 - 1e-12)).all()
+            scale = 1.0 / np.sqrt(found)
+            eigenvalues = np.linalg.eigvalsh(grams * scale[:, None] * scale[:, :, None])
+            # One picked row, and nothing missing in what it shows, is a matrix of rank one.
+            assert eigenvalues.min() > (-1e-14 if most_rows <= shape[1] else 1e-6)
+
+    def test_a_weight_of_2_is_the_row_twice(self, most_rows, shape, dtype, shared):
+        p = make_problem(shape, dtype)
+        n_samples, n_classes = shape[0], shape[2]
+        rng = np.random.default_rng(1)
+        weights = 2 ** rng.integers(0, 3, n_samples)  # exact in units of the largest
+        rows = np.repeat(np.arange(n_samples), weights)
+        labels = rng.integers(0, n_classes, n_samples)
+        grams = []
+        for X, y, w in ((p.X, labels, weights), (p.X[rows], labels[rows], None)):
+            design = make_design(X, *check_targets(y, X, n_classes, w))
+            gram = design.class_grams(p.coef, p.intercept, most_rows, shared, np.ones(shape[1]))
+            grams.append(design.weight_scale * gram)
+        # The same products of the same rows; sums of curvatures differ in their last bits.
+        bound = 1e-11 * np.abs(grams[0]).max()
+        np.testing.assert_allclose(grams[0], grams[1], rtol=0, atol=bound)
+
+    def test_rows_of_weight_zero_are_not_picked(self, most_rows, shape, dtype, shared):
+        p = make_problem(shape, dtype)
+        n_samples, _, n_classes, _ = shape
+        weights = 1.0 + np.arange(n_samples) % 3
+        weights[::3] = 0.0
+        counts = weights > 0
+        labels = np.arange(n_samples) % n_classes
+        X = p.X.copy()
+        X[~counts] = 1e30
+        grams = []
+        for rows in (slice(None), counts):
+            A, y, w = X[rows], labels[rows], weights[rows]
+            design = make_design(A, *check_targets(y, A, n_classes, w))
+            grams.append(design.class_grams(p.coef, p.intercept, most_rows, shared))
+        bound = 1e-11 * np.abs(grams[1]).max()
+        np.testing.assert_allclose(grams[0], grams[1], rtol=0, atol=bound)
+
+
+def test_picks_of_a_class_that_is_certain_everywhere():
+    p = make_problem((70, 3, 3, 3), np.float64)
+    intercept = np.array([0.0, 0.0, -1e4])
+    grams = p.design("dense").class_grams(p.coef, intercept, 7, False)
+    np.testing.assert_array_equal(grams[2], 0.0)
+    assert np.all(np.isfinite(grams))
+
+
+def picks_of(p, most_rows, shared, block_rows):
+    """Return curvatures and `EvenPicks` of them, block by block, and what it picked of each."""
+    P = reference.softmax(p.oracle.logits(p.params)).T[-len(p.coef) :]
+    weights = p.weights.scaled.astype(float) if p.weights.scaled.size else np.ones(len(p.X))
+    curvatures = weights * P * (1.0 - P)
+    curvatures = curvatures.mean(axis=0, keepdims=True) if shared else curvatures
+    picks = curvature.EvenPicks(curvatures.sum(axis=1), most_rows)
+    for start in range(0, len(p.X), block_rows):
+        n = np.arange(start, min(start + block_rows, len(p.X)))
+        picks.add(curvature.block(n, p.X[n], np.zeros(3, p.X.dtype), P[:, n], weights[n]), shared)
+    picked = [
+        [np.concatenate(part) for part in zip(*parts, strict=True)] for parts in picks._picked
+    ]
+    return curvatures, picked
+
+
+@weighted
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("block_rows", [1000, 7])
+@pytest.mark.parametrize("most_rows", [1, 10, 100])
+def test_even_picks_follow_the_curvature(most_rows, block_rows, shared, kind):
+    """Up to any row, what is picked is within a step of the curvature so far."""
+    p = make_problem((333, 3, 4, 4), np.float64, kind=kind)
+    curvatures, picked = picks_of(p, most_rows, shared, block_rows)
+    assert len(picked) == len(curvatures)
+    for row, (numbers, amounts) in zip(curvatures, picked, strict=True):
+        step = row.sum() / most_rows
+        dense_amounts = np.zeros(len(row))
+        dense_amounts[numbers] = amounts
+        difference = np.cumsum(dense_amounts) - np.cumsum(row)
+        assert np.abs(difference).max() <= 0.5 * step * (1 + 1e-9)
+        assert np.abs(dense_amounts - row).max() <= step * (1 + 1e-9)
+        np.testing.assert_allclose(amounts / step, np.round(amounts / step), atol=1e-9)
+        assert len(numbers) == len(np.unique(numbers)) <= most_rows + 1
+        assert (row[numbers] > 0).all()
+        assert amounts.sum() == pytest.approx(row.sum(), rel=1e-9)
+
+
+# --- The typical row ------------------------------------------------------------------------------
+
+
+def design_of(X, weights=None):
+    return make_design(X, *check_targets(np.arange(len(X)) % 2, X, 2, weights))
+
+
+@both_dtypes
+@pytest.mark.parametrize("n_samples", [1, 2, 7, 150, 200])
+def test_typical_row_has_medians_that_occur(n_samples, dtype):
+    """An even number of rows has two; either is one."""
+    X = np.random.default_rng(0).normal(size=(n_samples, 5)).astype(dtype)
+    row = design_of(X).typical_row()
+    assert row.dtype == np.float64
+    for entry, column in zip(row, X.T, strict=True):
+        assert entry in column
+        below, above = (column < entry).sum(), (column > entry).sum()
+        assert max(below, above) <= n_samples / 2
+
+
+@both_dtypes
+def test_typical_row_of_many_rows_lies_amidst_them(dtype):
+    X = np.random.default_rng(0).normal(size=(10_000, 5)).astype(dtype)
+    row = design_of(X).typical_row()
+    assert all(entry in column for entry, column in zip(row, X.T, strict=True))
+    share_below = (row > X).mean(axis=0)
+    assert (np.abs(share_below - 0.5) < 0.15).all()  # 4 standard deviations for 200 rows
+
+
+@both_dtypes
+@pytest.mark.parametrize("n_samples", [101, 5000])
+def test_typical_entry_of_a_standardised_one_hot_column_is_its_majority_value(n_samples, dtype):
+    X = reference.one_hot(np.random.default_rng(0).integers(0, 5, n_samples), 5)
+    X = ((X - X.mean(axis=0)) / X.std(axis=0)).astype(dtype)
+    row = design_of(X).typical_row()
+    np.testing.assert_array_equal(row, X.min(axis=0))
+    np.testing.assert_array_equal((row.astype(dtype) == X).sum(axis=1), 4)
+
+
+@pytest.mark.parametrize("n_samples", [30, 5000])
+def test_rows_of_weight_zero_are_not_typical(n_samples):
+    X = np.random.default_rng(0).normal(size=(n_samples, 3))
+    weights = np.ones(n_samples)
+    weights[np.arange(n_samples) % 4 > 0] = 0.0
+    X[weights == 0] = 1e300
+    expected = design_of(X[weights > 0], weights[weights > 0]).typical_row()
+    np.testing.assert_array_equal(design_of(X, weights).typical_row(), expected)
+
+
+# --- Margins --------------------------------------------------------------------------------------
+
+
+@every_storage
+@both_dtypes
+@every_kind
+@every_shape
+def test_margins(shape, kind, dtype, storage):
+    """Of a direction: an offset is no part of it."""
+    p = make_problem(shape, dtype, kind=kind)
+    found = p.design(storage).margins(p.coef, p.intercept)
+    if "soft" in kind:
+        assert found is None
+        return
+    z = p.oracle.X @ p.params.T
+    z = np.hstack([np.zeros_like(z), z]) if shape[3] == 1 else z
+    margins = [
+        z[i, label] - z[i, k]
+        for i, label in enumerate(p.targets.labels)
+        for k in range(shape[2])
+        if k != label and p.oracle.weights[i] > 0
+    ]
+    bound = TOLERANCE[dtype].response
+    np.testing.assert_allclose(found[0], min(margins), rtol=0, atol=bound)
+    high = max(margins) if max(margins) > 0 else 0.0
+    np.testing.assert_allclose(max(found[1], 0.0), high, rtol=0, atol=bound)
+
+
+@every_storage
+@both_dtypes
+def test_margins_take_little_memory(dtype, storage):
+    p = make_problem((20_000, 300, 3, 3), dtype)
+    design = p.design(storage)
+    tracemalloc.start()
+    low, high = design.margins(p.coef, p.intercept)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert low < 0 < high
+    assert peak < 20e6  # X in float64 would take 48 MB
+
+
+@every_storage
+def test_margins_ignore_rows_of_weight_zero_whatever_they_hold(storage):
+    p = make_problem((70, 3, 3, 3), np.float64)
+    X, weights = p.X.copy(), np.ones(70)
+    X[::7], weights[::7] = 1.7e308, 0.0
+    y, counts = p.targets.labels, weights > 0
+    make, _ = STORAGES[storage]
+    found = make_design(make(X), *check_targets(y, X, 3, weights)).margins(p.coef, p.intercept)
+    few = make_design(make(X[counts]), *check_targets(y[counts], X[counts], 3, None))
+    np.testing.assert_allclose(found, few.margins(p.coef, p.intercept), rtol=1e-12)
 
 
 @every_storage

@@ -34,12 +34,12 @@ import numpy as np
 from fastsoftmax import _jit
 from fastsoftmax._kernels import cholesky
 
-x = np.full((1, 4), 8.0)
-cholesky.solve(0, 1, _jit.kernel_view(2.0 * np.eye(4)), x)
+x = np.full((1, 1, 4), 8.0)
+cholesky.solve(0, 1, _jit.kernel_view(2.0 * np.eye(4)), x, np.empty((1, 4)))
 stats = cholesky.solve.stats
 folder = _jit.cache_directory()
 print(json.dumps({
-    "x": x[0].tolist(),
+    "x": x[0, 0].tolist(),
     "hits": sum(stats.cache_hits.values()),
     "misses": sum(stats.cache_misses.values()),
     "folder": folder and str(folder),
@@ -164,7 +164,7 @@ def test_an_edited_callee_changes_the_key(solve, warm_folder, tmp_path):
     kernel = copy / "fastsoftmax" / "_kernels" / "cholesky.py"
     source = kernel.read_text()
     edited = source.replace("x[k] -= scale * row[k]", "x[k] -= 2.0 * scale * row[k]")
-    edited = edited.replace("b[i] /= a[i, i]", "b[i] /= 0.5 * a[i, i]")
+    edited = edited.replace("rights[r, i] /= a[i, i]", "rights[r, i] /= 0.5 * a[i, i]")
     assert edited.count("0.5") == 1
     kernel.write_text(edited)
     result = solve(folder, path=copy)

@@ -143,6 +143,18 @@ def test_warm_start_from_sparse_coefficients_and_without_intercept(data):
     np.testing.assert_array_equal(model.intercept_, np.zeros(3))
 
 
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky", "newton-cg"])
+def test_warm_start_from_coefficients_that_do_not_sum_to_zero(data, solver):
+    """As from those that do; no step would change their mean, which the penalty pulls at."""
+    X, y = data
+    model = LogisticRegression(tol=1e-8, solver=solver, warm_start=True).fit(X, y)
+    coef = model.coef_.copy()
+    model.coef_ = coef + 100.0
+    model.fit(X, y)
+    assert model.gradient_norm_ <= 1e-8
+    np.testing.assert_allclose(model.coef_, coef, rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize("change", ["features", "classes"])
 def test_warm_start_refuses_another_shape(data, change):
     X, y = data

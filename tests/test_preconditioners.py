@@ -9,6 +9,7 @@ from functions import make_quadratic
 
 from fastsoftmax._solvers import (
     BlockPreconditioner,
+    CentredPreconditioner,
     DiagonalPreconditioner,
     SumZeroPreconditioner,
 )
@@ -78,6 +79,28 @@ def test_block_preconditioner_of_one_row_is_not_centred():
     g = np.arange(1.0, 6.0)
     step = BlockPreconditioner(H[None], np.zeros(5), 1).apply(g)
     np.testing.assert_allclose(step, np.linalg.solve(H, g), rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_centred_preconditioner_is_that_of_the_transformed_parameters(n_rows):
+    """In ``v = T w``, coefficients of ``x - centre``, gradients are ``T⁻ᵀ g`` and steps ``T s``."""
+    rng = np.random.default_rng(0)
+    centre, D = rng.normal(size=3), 4
+    T = np.eye(D)
+    T[-1, :-1] = centre
+    T = np.kron(np.eye(n_rows), T)
+    A = rng.normal(size=(n_rows * D, n_rows * D))
+
+    class Matrix:
+        def apply(self, gradient):
+            return A @ gradient
+
+    g = rng.normal(size=n_rows * D)
+    before = g.copy()
+    step = CentredPreconditioner(Matrix(), centre).apply(g)
+    back = np.linalg.inv(T)
+    np.testing.assert_allclose(step, back @ (A @ (back.T @ g)), rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(g, before)
 
 
 def test_diagonal_preconditioner_divides_and_centres():

@@ -9,21 +9,26 @@ from scipy import sparse
 
 from fastsoftmax import SoftmaxObjective
 from fastsoftmax._designs import make_design
+from fastsoftmax._solvers import CentredPreconditioner
 from fastsoftmax._validation import check_targets
 from fastsoftmax.linear_model import _solve
+
+KINDS = {  # and the limits that lead to them
+    "full Hessian": {},
+    "a Gram matrix per class": {"_FULL_HESSIAN": 0, "_CLASS_GRAM_PASSES": np.inf},
+    "one Gram matrix": {"_FULL_HESSIAN": 0, "_CLASS_GRAM_ENTRIES": 0},
+    "diagonal": {"_FULL_HESSIAN": 0, "_GRAM_COLUMNS": 0},
+}
 
 
 @pytest.mark.parametrize("storage", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("kind", ["hessian", "grams", "shared gram", "diagonal"])
-def test_every_preconditioner_reaches_the_optimum(kind, n_classes, storage, monkeypatch):
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_preconditioner_reaches_the_optimum(kind, solver, n_classes, storage, monkeypatch):
     """Also with an offset, where zero parameters do not make all classes equally likely."""
-    if kind != "hessian":
-        monkeypatch.setattr(_solve, "_FULL_HESSIAN", 0)
-    if kind == "shared gram":
-        monkeypatch.setattr(_solve, "_CLASS_GRAM_ENTRIES", 0)
-    if kind == "diagonal":
-        monkeypatch.setattr(_solve, "_CLASS_GRAMS", 0)
+    for name, value in KINDS[kind].items():
+        monkeypatch.setattr(_solve, name, value)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(300, 4)) * [1.0, 1e3, 1e-3, 1.0]
     n_rows = 1 if n_classes == 2 else n_classes
@@ -31,7 +36,11 @@ def test_every_preconditioner_reaches_the_optimum(kind, n_classes, storage, monk
     targets, weights = check_targets(rng.integers(0, n_classes, 300), X, n_classes, None)
     design = make_design(storage(X), targets, weights, offset)
     objective = SoftmaxObjective.from_design(design, l2=1e-2)
-    result = _solve.solve(objective, np.zeros(objective.shape), tol=1e-8, max_iter=1000)
+    start = np.zeros(objective.shape)
+    result, name = _solve.solve(objective, start, solver=solver, tol=1e-8, max_iter=1000)
+    if kind == "full Hessian" and solver == "newton-cg":
+        kind = "one Gram matrix"  # with the Hessian itself there were nothing to iterate
+    assert name == f"{solver} ({kind})"
     assert result.converged
     oracle = reference.LinearModel(X, np.eye(n_classes)[targets.labels], l2=1e-2, offset=offset)
     gradient = oracle.gradient(result.params.reshape(objective.shape))
@@ -51,9 +60,28 @@ def test_preconditioner_is_chosen_by_shape(shape, expected):
     X = np.ones((n_samples, n_features), np.float32)
     X[:, ::2] = 0.0
     X[:, 1] = np.arange(n_samples) % 7
-    objective = SoftmaxObjective(X, np.arange(n_samples) % n_classes, l2=1e-2)
-    make, _, _ = _solve._curvature(objective)
-    assert type(make(np.zeros(np.prod(objective.shape)))).__name__ == expected
+    y = np.arange(n_samples) % n_classes
+    # Without an intercept there is no centre, and so nothing around the preconditioner.
+    objective = SoftmaxObjective(X, y, l2=1e-2, fit_intercept=False)
+    curvature = _solve._choose(objective, with_hessian=True)
+    assert type(curvature.make(np.zeros(np.prod(objective.shape)))).__name__ == expected
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_second_order_sums_are_centred_if_an_intercept_can_move_the_centre(fit_intercept):
+    X = 5.0 + np.random.default_rng(0).normal(size=(300, 3))
+    objective = SoftmaxObjective(X, np.arange(300) % 3, l2=1e-2, fit_intercept=fit_intercept)
+    np.testing.assert_array_equal(
+        _solve._centre(objective), objective.design.typical_row() if fit_intercept else np.zeros(3)
+    )
+    params = 0.1 * np.cos(np.arange(np.prod(objective.shape)))
+    preconditioner = _solve._choose(objective, with_hessian=True).make(params)
+    assert isinstance(preconditioner, CentredPreconditioner) == fit_intercept
+    # Whatever the centre: the inverse of the Hessian on what sums to zero over the classes.
+    step = np.sin(np.arange(len(params))).reshape(objective.shape)
+    step -= step.mean(axis=0)
+    product = objective.hessian_vector_product(params, step.ravel())
+    np.testing.assert_allclose(preconditioner.apply(product), step.ravel(), rtol=0, atol=1e-9)
 
 
 def test_lists_are_parameters_too():

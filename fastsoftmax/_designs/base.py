@@ -152,6 +152,7 @@ class Design(Protocol):
         """
 
 
+@np.errstate(over="ignore", invalid="ignore")  # rows of weight 0 may hold anything
 def extreme_margins(
     X: Any, labels: Array, weights: Array, coef: Float64Array, intercept: Float64Array
 ) -> tuple[float, float] | None:
@@ -169,7 +170,8 @@ def extreme_margins(
     if not labels.size:
         return None
     low, high = np.inf, -np.inf
-    n_block = max(1, 2**20 // (len(coef) + 1))
+    # The product converts rows of float32, and slices copy those of a CSR matrix.
+    n_block = max(1, 2**20 // (X.shape[1] + len(coef) + 1))
     for start in range(0, X.shape[0], n_block):
         rows = slice(start, start + n_block)
         logits = np.asarray(X[rows] @ coef.T) + intercept

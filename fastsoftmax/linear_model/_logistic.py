@@ -278,6 +278,9 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
                 f"{coef.shape}, the data ask for {(objective.n_rows, objective.n_features)}. "
                 "Use a new estimator, or warm_start=False."
             )
+        if len(coef) > 1:
+            # Steps sum to zero over the classes, so what the start does not, nothing takes away.
+            coef = coef - coef.mean(axis=0)
         start[:, : objective.n_features] = coef
         if self.fit_intercept:
             start[:, -1] = self.intercept_

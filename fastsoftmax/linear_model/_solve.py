@@ -180,7 +180,7 @@ def _counting_on(
         return None
 
     def counted(state: IterationState) -> bool | None:
-        if state.iteration == 0 and early.n_iterations:
+        if state.iteration == 0:
             return None
         later = replace(
             state,
