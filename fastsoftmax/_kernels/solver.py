@@ -34,7 +34,7 @@ N_SETTINGS = 6
 X, G, DIRECTION, TRIAL, TRIAL_G, SCRATCH = range(6)
 N_VECTORS = 6
 
-_MOST_TRIALS = 20
+_MOST_TRIALS = 8
 #: Iterations until the factors are built anew, the first time and later.
 _FIRST_LAG, _LAG = 8, 16
 #: As `fastsoftmax.linear_model._solve._LEAST_CURVATURE`.
