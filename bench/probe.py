@@ -120,8 +120,16 @@ def read_probe(path: Path) -> Probe | None:
         return None
     probe = Probe(**json.loads(path.read_text()))
     if np.isnan(probe.optimum):  # cut before it was known better
-        probe.optimum = probe.scored_objective
+        probe.optimum = _extrapolated([value for *_, value in probe.curve])
     return probe
+
+
+def _extrapolated(values: list[float]) -> float:
+    """Return the limit of a sequence that falls by a constant ratio (Aitken's formula)."""
+    apart = (len(values) - 1) // 3
+    first, middle, last = values[-1 - 2 * apart], values[-1 - apart], values[-1]
+    ratio = (middle - last) / (first - middle)
+    return last - (middle - last) * ratio / (1.0 - ratio)
 
 
 def seconds_to(probe: Probe, level: float) -> float:
@@ -137,12 +145,24 @@ def probe_tables(probe: Probe) -> list[TextTable]:
         seconds = seconds_to(probe, level)
         passes = [n for s, n, _ in probe.curve if s == seconds]
         lines.append([level_name(level), number(seconds), str(passes[0]) if passes else NEVER])
-    lines.append(["default fit ends", number(probe.seconds), str(probe.curve[-1][1])])
+    stopped = bool(probe.warnings)
+    lines.append(
+        [
+            "stopped at" if stopped else "default fit ends",
+            number(probe.seconds),
+            str(probe.curve[-1][1]),
+        ]
+    )
     n, d, K = probe.shape
+    gap = (probe.scored_objective - probe.optimum) / probe.optimum
+    optimum = (
+        f"the objective that {probe.polish_iterations} more iterations reach"
+        if probe.polish_iterations
+        else "the optimum, as extrapolated from three points of the curve"
+    )
     note = (
         f"n = {n}, d = {d}, K = {K}, float32, {probe.X_bytes / 1e9:.1f} GB, C = {probe.C:g}. The "
-        f"default fit ends {(probe.scored_objective - probe.optimum) / probe.optimum:.1e} above "
-        f"the objective that {probe.polish_iterations} more iterations reach, both scored in "
+        f"fit ends {gap:.1e} above {optimum}, scored in "
         f"float64 NumPy, with training accuracy {probe.accuracy:.3f}; its extra memory is "
         f"{100 * probe.extra_bytes / probe.X_bytes:.1f} % of X. The curve is what `verbose` says, "
         f"which differs from the score by {abs(probe.objective - probe.scored_objective):.0e}."
