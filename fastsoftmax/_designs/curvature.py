@@ -1,8 +1,7 @@
 """Second-order sums from blocks of dense rows.
 
 Sums are float64 whatever the dtype of X: a Hessian of squared condition number needs the digits.
-No BLAS: its threads would spin on the
-cores that the next pass over X needs.
+No BLAS: its threads would spin on the cores that the next pass over X needs.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ _BLOCK_ROWS = 64
 _LEAST_UNITS = 16
 #: ... as long as they have at most so many entries, 256 MB.
 _GRAM_ENTRIES = 2**25
-
-
+#: Rows that are gathered at a time.
+_GATHERED_ROWS = 1024
 #: Accumulators of the sparse sums, each as large as half a Hessian.
 _SPARSE_CHUNKS = 4
 
@@ -123,7 +122,7 @@ def class_gram_passes(
 ) -> float:
     """Return the cost of `class_grams`, and of factors of the results, in passes over X.
 
-    Choosing the rows takes a pass.
+    Choosing the rows takes about a pass: two forward sweeps and the diagonals.
     """
     D = n_features + 1
     sums = min(n_samples, most_rows) * min(_costs(D, 1, density))
@@ -196,7 +195,9 @@ class EvenPicks:
         for gram, picked in zip(grams, self._picked, strict=True):
             numbers, curvatures = (np.concatenate(parts) for parts in zip(*picked, strict=True))
             sums = _sums(D, 1, density)
-            sums.add(X[numbers], centre, curvatures[None])
+            for first in range(0, len(numbers), _GATHERED_ROWS):
+                some = slice(first, first + _GATHERED_ROWS)
+                sums.add(X[numbers[some]], centre, curvatures[None, some])
             gram[:] = sums.matrices()[0]
         return grams
 

@@ -271,13 +271,30 @@ class DenseDesign:
             self.n_samples, self.n_features, n_rows, self.dtype.itemsize, want_gradient
         )
 
-    def rotated(self) -> tuple[DenseDesign, Callable[[Float64Array], Float64Array]]:
+    def rotated(
+        self, centre: Float64Array
+    ) -> tuple[DenseDesign, Callable[[Float64Array], Float64Array]]:
         """Return a design of as many features as samples with the same products of rows.
 
-        Its X is L with ``L Lᵀ = X Xᵀ``. The callable turns coefficients (n_rows, n_samples) for L
-        into those for X that give the same logits and have the same norm.
+        Its X is L with ``L Lᵀ = U Uᵀ``, ``U = X - centre``; a row of weight 0 counts as 0. The
+        callable turns coefficients (n_rows, n_samples) for L into those for U that give the same
+        logits and have the same norm. U is a copy of X.
+
+        Raises
+        ------
+        ValueError
+            If a product overflows.
         """
-        products = predict(self._X, self._X, np.zeros(self.n_samples), Response.LOGITS)
+        U = self._X - centre
+        if _any_zero(self._weights):
+            U[self._weights == 0] = 0.0
+        U = kernel_view(U)
+        n = self.n_samples
+        products = np.empty((n, n))
+        for first in range(0, n, 64):
+            some = slice(first, min(first + 64, n))
+            no_intercept = np.zeros(some.stop - first)
+            products[:, some] = predict(U, U[some], no_intercept, Response.LOGITS)
         diagonal = np.diag(products).copy()
         shift = 1e-13
         while True:
@@ -294,12 +311,12 @@ class DenseDesign:
 
         def back(coef: Float64Array) -> Float64Array:
             # W = V L⁻¹ X, and V L⁻¹ = (V Lᵀ) (L Lᵀ)⁻¹.
-            return self._combine(factor.solve(np.einsum("kj,ij->ki", coef, L)))
+            return self._combine(factor.solve(np.einsum("kj,ij->ki", coef, L)), U)
 
         return design, back
 
-    def _combine(self, combinations: Float64Array) -> Float64Array:
-        """Return combinations (n_rows, n_samples) of the rows of a float64 X."""
+    def _combine(self, combinations: Float64Array, U: Array) -> Float64Array:
+        """Return combinations (n_rows, n_samples) of the rows of U, float64, of the shape of X."""
         n_rows = len(combinations)
         partition = self._partition(n_rows)
         n_lanes = partition.n_lanes
@@ -309,8 +326,8 @@ class DenseDesign:
         by_block = residual.reshape(n_rows, n_blocks, n_lanes).swapaxes(0, 1).copy()
         sums = padded_zeros((n_rows, self.n_features + 1), np.dtype(np.float64))
         sweep(
-            *(kernels.products, math.prod(partition.grid), 2.0 * self._X.size * n_rows),
-            *(self._X, by_block, np.array(partition.grid), sums),
+            *(kernels.products, math.prod(partition.grid), 2.0 * U.size * n_rows),
+            *(U, by_block, np.array(partition.grid), sums),
         )
         return sums[:, : self.n_features]
 

@@ -35,8 +35,10 @@ X, G, DIRECTION, TRIAL, TRIAL_G, SCRATCH = range(6)
 N_VECTORS = 6
 
 _MOST_TRIALS = 8
+#: As `fastsoftmax._solvers.lbfgs._CAUTION`.
+_CAUTION = 10.0
 #: Iterations until the factors are built anew, the first time and later.
-_FIRST_LAG, _LAG = 8, 16
+_FIRST_LAG, _LAG = 12, 40
 #: As `fastsoftmax.linear_model._solve._LEAST_CURVATURE`.
 _LEAST_CURVATURE = 1e-3
 
@@ -374,9 +376,9 @@ def minimize(
                 scratch[i] = g[i]
             _precondition(shaped[SCRATCH], centre, factors, scales)
             decrement = max(decrement, 0.5 * _dot(g, scratch, n))
-        numbers[DECREMENT] = decrement
+        numbers[DECREMENT] = _CAUTION * decrement
         enough = 0.01 * settings[TOL] * max(abs(value), settings[VALUE_SCALE])
-        if norm <= settings[TOL] and 0.0 <= decrement <= enough:
+        if norm <= settings[TOL] and 0.0 <= _CAUTION * decrement <= enough:
             counts[STATUS] = CONVERGED
             return
         if counts[N_ITER] >= settings[MAX_ITER]:
@@ -401,8 +403,8 @@ def minimize(
             new_value = losses[0] / weight_sum
             new_value += _penalised(shaped[TRIAL], l2, weight_sum, sums, shaped[TRIAL_G])
             counts[N_PASSES] += 1
-            finite = math.isfinite(new_value)
-            new_slope = _dot(trial_g, direction, n) if finite else 0.0
+            new_slope = _dot(trial_g, direction, n)
+            finite = math.isfinite(new_value) and math.isfinite(new_slope)
             if not finite or new_value > value + 1e-4 * t * slope:
                 high, high_slope, is_finite = t, new_slope, finite
                 moved = max(moved, 0) + 1

@@ -140,7 +140,7 @@ def minimize_newton_cg(
     max_iter: int = 1000,
     noise: float = np.finfo(np.float64).eps,
     on_iteration: Callable[[IterationState], bool | None] | None = None,
-    recedes: Callable[[Vector], bool] | None = None,
+    recedes: Callable[[Vector, Vector], bool] | None = None,
 ) -> SolverResult:
     """Minimise a twice differentiable function.
 

@@ -45,6 +45,7 @@ class LaggedPreconditioner:
 
     def build(self, params: Vector) -> None:
         """Build it anew."""
+        self._current = None  # the old one need not stay beside the new one
         self._current = None if self._make is None else self._make(params)
 
     def due(self, iteration: int) -> bool:
@@ -155,7 +156,9 @@ class BlockPreconditioner:
         self._shape = (n_rows, len(l2))
         self._factors = []
         for block in blocks:
-            self._factors.append(_ScaledFactor(block + np.diag(l2)))
+            matrix = block.copy()
+            matrix[np.diag_indices_from(matrix)] += l2
+            self._factors.append(_ScaledFactor(matrix))
 
     def apply(self, gradient: Vector) -> Vector:
         """Return the step; for several rows it sums to zero over them."""

@@ -50,7 +50,7 @@ class Progress:
         max_iter: int,
         noise: float,
         on_iteration: Callable[[IterationState], bool | None] | None,
-        recedes: Callable[[Vector], bool] | None,
+        recedes: Callable[[Vector, Vector], bool] | None,
     ) -> None:
         self._tol, self._value_scale, self._max_iter = tol, value_scale, max_iter
         self._relative_noise = noise
@@ -119,7 +119,7 @@ class Progress:
         small = latest.norm == 0.0 or (flat and 0.0 <= decrement <= self.enough)
         if small:
             latest.decrement = max(decrement, 0.0)
-        if flat and self._recedes is not None and self._recedes(direction):
+        if flat and self._recedes is not None and self._recedes(latest.params, direction):
             self._best = latest
             return Status.SEPARABLE
         if small:

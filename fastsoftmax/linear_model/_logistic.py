@@ -73,7 +73,8 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         probabilities, else a diagonal. ``'newton-cholesky'``: Newton's method with the full
         Hessian, for few features times classes. ``'newton-cg'``: truncated Newton without a
         Hessian, for ill-conditioned problems too large for one, preconditioned like
-        ``'lbfgs'``. ``'auto'`` takes ``'lbfgs'``; `solver_` says with what.
+        ``'lbfgs'``. ``'auto'`` takes ``'lbfgs'``, too, inside compiled code where the data are
+        small, and in the space of the rows of X where these are few and long; `solver_` says so.
     max_iter : int, default=1000
         Most iterations of the solver; 0 returns the starting point.
     verbose : int, default=0

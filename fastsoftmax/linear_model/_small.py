@@ -65,7 +65,7 @@ class SmallFit:
         self._numbers[kernels.SCALE] = 1.0
         self._counts = np.zeros(kernels.N_COUNTS, np.int64)
         pass_work = 4.0 * design.n_samples * n_params
-        most = _CALL_WORK / (pass_work + _gram_work(objective) / 8.0 + 1e5)
+        most = _CALL_WORK / (pass_work + _gram_work(objective) / 8.0 + n_rows * D**3 / 3.0 + 1e5)
         self._most_iterations = int(min(max(most, 1.0), 100.0))
         self._history = np.zeros((self._most_iterations, 4))
         self._x = vectors[kernels.X]
@@ -88,7 +88,7 @@ class SmallFit:
     ) -> tuple[SolverResult, bool]:
         """Return the result, and whether the ordinary solver has to go on from it.
 
-        Python gets control at least every 50 ms, and after every iteration for a callback.
+        Python gets control about every 30 ms, and after every iteration for a callback.
         """
         history: list[tuple[int, float, float]] = []
         n_iterations = self._most_iterations if on_iteration is None else 1
@@ -134,4 +134,4 @@ def is_small(objective: SoftmaxObjective) -> bool:
 
 def _gram_work(objective: SoftmaxObjective) -> float:
     n_rows, D = objective.shape
-    return 1.0 * objective.n_samples * n_rows * D**2
+    return n_rows * D**2 * (objective.n_samples + D / 3.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -128,12 +129,17 @@ def solve(
         def minimise(
             rotated: SoftmaxObjective,
             start: Vector,
-            tol: float,
             on_iteration: Callable[[IterationState], bool | None] | None,
         ) -> tuple[SolverResult, str]:
             return solve(rotated, start, tol=tol, max_iter=max_iter, on_iteration=on_iteration)
 
-        return solve_rotated(objective, tol, on_iteration, minimise)
+        with contextlib.suppress(ValueError):  # products of rows overflow, logits need not
+            early, name = solve_rotated(objective, _centre(objective), on_iteration, minimise)
+            if not early.converged or early.gradient_norm <= tol:
+                return early, name
+            # A component of the gradient can be larger than all of the rotated one.
+            late, late_name = _iterate(objective, "auto", early.params, options, early)
+            return _joined(early, late), f"{name}, then {late_name}"
     if solver == "auto" and is_small(objective) and options["recedes"] is None:
         name = "compiled lbfgs (a Gram matrix per class)"
         fit = SmallFit(objective, x, _centre(objective), tol=tol, max_iter=max_iter,
@@ -142,8 +148,8 @@ def solve(
         if not goes_on:
             return early, name
         # Rounding, overflow, or a line search that failed: what follows is made for that.
-        late = _iterate(objective, "auto", early.params, options, early)
-        return _joined(early, late[0]), f"{name}, then {late[1]}"
+        late, late_name = _iterate(objective, "auto", early.params, options, early)
+        return _joined(early, late), f"{name}, then {late_name}"
     return _iterate(objective, solver, x, options)
 
 
@@ -254,9 +260,10 @@ def _full_hessian(objective: SoftmaxObjective, lag: int) -> _Curvature:
     centre, l2 = _centre(objective), objective.l2[:D]
 
     def make(params: Vector) -> Preconditioner:
-        full = design.hessian(*_coefficients(objective, params), centre) / design.weight_sum
+        full = design.hessian(*_coefficients(objective, params), centre)
+        full /= design.weight_sum
         blocks = full.reshape(n_free, extended, n_free, extended)[:, :D, :, :D]
-        hessian = blocks.reshape(n_free * D, n_free * D).copy()
+        hessian = np.ascontiguousarray(blocks).reshape(n_free * D, n_free * D)
         return _centred(SumZeroPreconditioner(hessian, l2, n_rows), centre)
 
     return _Curvature("full Hessian", make, lag, is_exact=True)
@@ -276,7 +283,8 @@ def _grams(
             # All classes are equally likely: their matrices are the same.
             coef, intercept, one = coef[:1], intercept[:1], True
             share *= (1.0 - 1.0 / design.n_classes) / design.n_classes / 0.25
-        grams = share * design.class_grams(coef, intercept, most_rows, one, centre)[:, :D, :D]
+        grams = design.class_grams(coef, intercept, most_rows, one, centre)[:, :D, :D]
+        grams *= share
         if not least:
             least.append(_LEAST_CURVATURE * np.einsum("kjj->j", grams) / len(grams))
         grams[:, np.arange(D), np.arange(D)] += least[0]
@@ -300,24 +308,32 @@ def _diagonal(objective: SoftmaxObjective) -> _Curvature:
     return _Curvature("diagonal", make, _GRAM_LAG)
 
 
-#: Logits that a receding step moves apart at least, and the share of it by which one may shrink.
+#: Logits that a receding step moves apart at least, the share of it by which one may shrink, and
+#: how far the step is then followed.
 _RECESSION = 1e-2
 _RECESSION_SLACK = 0.05
+_FAR = 30.0
 
 
-def _recession(objective: SoftmaxObjective) -> Callable[[Vector], bool]:
-    """Return a test whether a step leads away for ever while no sample's loss grows.
+def _recession(objective: SoftmaxObjective) -> Callable[[Vector, Vector], bool]:
+    """Return a test whether a step leads away for ever while the objective does not grow.
 
     Without a penalty on a feature that separates classes there is no finite optimum. The steps
     of a second-order method then approach a direction of recession: every sample's margin grows
-    or stays (Albert & Anderson 1984, Biometrika 71, section 2), and it does not shrink.
+    or stays (Albert & Anderson 1984, Biometrika 71, section 2), and it does not shrink. As steps
+    only approach it, some slack is allowed; what that might hide shows further out.
     """
+    is_penalised = objective.l2[:-1] > 0.0
 
-    def recedes(step: Vector) -> bool:
-        margins = objective.design.margins(*_coefficients(objective, step))
+    def recedes(params: Vector, step: Vector) -> bool:
+        coef, intercept = _coefficients(objective, step)
+        margins = objective.design.margins(np.where(is_penalised, 0.0, coef), intercept)
         if margins is None:
             return False
         low, high = margins
-        return high >= _RECESSION and low >= -_RECESSION_SLACK * high
+        if not (high >= _RECESSION and low >= -_RECESSION_SLACK * high):
+            return False
+        far = objective.value(params + _FAR / high * step)
+        return far <= objective.value(params)
 
     return recedes
