@@ -8,7 +8,10 @@ import reference
 from scipy.optimize import linprog
 from sklearn.exceptions import ConvergenceWarning
 
-from fastsoftmax import LogisticRegression
+from fastsoftmax import LogisticRegression, SoftmaxObjective
+from fastsoftmax._solvers import Status
+from fastsoftmax.linear_model._small import is_small
+from fastsoftmax.linear_model._solve import solve
 
 SOLVERS = ["auto", "lbfgs", "newton-cholesky", "newton-cg"]
 every_solver = pytest.mark.parametrize("solver", SOLVERS)
@@ -346,3 +349,72 @@ def test_newton_cholesky_refuses_a_hessian_that_is_too_large():
         model.fit(X, y)
     assert not hasattr(model, "coef_")
     assert LogisticRegression(max_iter=5).fit(X, y).converged_
+
+
+# --- What reviewers found -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("mean", [0.0, 1e4, 1e6])
+def test_wide_data_far_from_zero(mean, fit_intercept):
+    """Products of rows that are not centred would lose what tells the rows apart."""
+    rng = np.random.default_rng(0)
+    X, y = mean * fit_intercept + rng.normal(size=(40, 100)), rng.integers(0, 3, 40)
+    wide = LogisticRegression(fit_intercept=fit_intercept).fit(X, y)
+    plain = LogisticRegression(fit_intercept=fit_intercept, solver="lbfgs").fit(X, y)
+    assert "rotated" in wide.solver_
+    assert wide.gradient_norm_ <= 1e-4
+    assert wide.objective_ == pytest.approx(plain.objective_, rel=1e-5)
+
+
+def test_a_row_of_weight_0_does_not_count_in_wide_data():
+    rng = np.random.default_rng(0)
+    X, y, weights = rng.normal(size=(40, 100)), rng.integers(0, 3, 40), np.ones(40)
+    X[3], weights[3] = 1e200, 0.0
+    fitted = LogisticRegression().fit(X, y, weights)
+    without = LogisticRegression().fit(np.delete(X, 3, 0), np.delete(y, 3))
+    assert "rotated" in fitted.solver_
+    assert fitted.objective_ == pytest.approx(without.objective_, rel=1e-10)
+
+
+def test_wide_data_whose_products_overflow_are_not_rotated():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 50)) * np.geomspace(1e-3, 1e160, 50)
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match=r"[Ss]cale"):
+        LogisticRegression().fit(X, np.arange(20) % 2)
+
+
+@pytest.mark.parametrize("max_iter", [1, 5, 11])
+def test_the_limit_of_iterations_holds_in_wide_data(max_iter):
+    rng = np.random.default_rng(9)
+    X = rng.normal(size=(30, 80)) * np.r_[30, np.ones(79)]
+    model = LogisticRegression(max_iter=max_iter)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X, rng.integers(0, 3, 30))
+    assert model.n_iter_.tolist() == [max_iter]
+
+
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cholesky"])
+def test_classes_that_overlap_by_a_hair_are_not_separable(solver):
+    """One sample of 201 on the wrong side: the optimum is at 10.54."""
+    X = np.r_[-np.ones(100), np.ones(100), 0.01][:, None]
+    y = np.r_[np.zeros(100), np.ones(100), 0.0]
+    model = LogisticRegression(C=np.inf, fit_intercept=False, solver=solver).fit(X, y)
+    assert "separable" not in model.status_
+    assert model.coef_[0, 0] == pytest.approx(10.545, abs=0.05)
+
+
+def test_a_penalised_feature_does_not_make_classes_separable():
+    X, y = blobs(2)
+    X = np.column_stack([X, np.random.default_rng(2).normal(size=len(y))])
+    l2 = np.r_[np.full(4, 1e-3), 0.0]
+    objective = SoftmaxObjective(X, y, l2=l2)
+    result, _ = solve(objective, np.zeros(objective.shape), tol=1e-4, max_iter=1000)
+    assert result.status is Status.CONVERGED
+
+
+def test_many_features_are_not_small_however_few_samples_there_are():
+    """A factor of 5400 x 5400 in one call could not be interrupted."""
+    X = np.ones((10, 5400), np.float32)
+    assert not is_small(SoftmaxObjective(X, np.arange(10) % 2))
+    assert is_small(SoftmaxObjective(X[:, :40], np.arange(10) % 2))
