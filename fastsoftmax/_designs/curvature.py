@@ -26,6 +26,8 @@ _BLOCK_ROWS = 64
 _LEAST_UNITS = 16
 #: ... as long as they have at most so many entries, 256 MB.
 _GRAM_ENTRIES = 2**25
+#: Gram matrices of rows of their own from which each is one unit of work.
+_LEAST_SIDE_BY_SIDE = 4
 #: Rows that are gathered at a time.
 _GATHERED_ROWS = 1024
 #: Accumulators of the sparse sums, each as large as half a Hessian.
@@ -191,15 +193,60 @@ class EvenPicks:
     def grams(self, X: Array, centre: Array, density: float) -> Float64Array:
         """Return the Gram matrices of the picked rows, shape (m, D, D)."""
         D = X.shape[1] + 1
-        grams = np.empty((len(self._picked), D, D))
-        for gram, picked in zip(grams, self._picked, strict=True):
-            numbers, curvatures = (np.concatenate(parts) for parts in zip(*picked, strict=True))
+        chosen = [
+            (np.concatenate([n for n, _ in picked]), np.concatenate([c for _, c in picked]))
+            for picked in self._picked
+        ]
+        dense_cost, sparse_cost = _costs(D, 1, density)
+        if len(chosen) >= _LEAST_SIDE_BY_SIDE and dense_cost <= sparse_cost:
+            return _side_by_side(X, centre, chosen)
+        grams = np.empty((len(chosen), D, D))
+        for gram, (numbers, curvatures) in zip(grams, chosen, strict=True):
             sums = _sums(D, 1, density)
             for first in range(0, len(numbers), _GATHERED_ROWS):
                 some = slice(first, first + _GATHERED_ROWS)
                 sums.add(X[numbers[some]], centre, curvatures[None, some])
             gram[:] = sums.matrices()[0]
         return grams
+
+
+def _side_by_side(
+    X: Array, centre: Array, chosen: list[tuple[NDArray[np.intp], Float64Array]]
+) -> Float64Array:
+    """Return Gram matrices of different rows of X each, (m, D, D), one to a unit of work."""
+    m, D = len(chosen), X.shape[1] + 1
+    most = max(len(numbers) for numbers, _ in chosen)
+    n_block = max(_BLOCK_ROWS, _BLOCK_ENTRIES // (m * D))
+    grams = padded_zeros((m, D, D), np.dtype(np.float64))
+    for first in range(0, most, n_block):
+        n = min(n_block, most - first)
+        # A matrix that has no rows left gets the first row of X, times 0.
+        rows, weights = np.zeros((m, n), np.intp), np.zeros((m, n))
+        for k, (numbers, curvatures) in enumerate(chosen):
+            some = slice(first, first + n)
+            rows[k, : len(numbers[some])] = numbers[some]
+            weights[k, : len(numbers[some])] = curvatures[some]
+        sweep(
+            kernels.weighted_grams,
+            m,
+            1.0 * weights.size * D * D,
+            kernel_view(X[rows.ravel()]),
+            kernel_view(centre),
+            kernel_view(weights.reshape(1, -1)),  # one curvature, a chunk of its rows per matrix
+            m,
+            *(padded_zeros((m, _BLOCK_ROWS, D), np.dtype(np.float64)) for _ in range(2)),
+            grams,
+        )
+    return _mirrored(grams, D)
+
+
+def _mirrored(grams: Float64Array, D: int) -> Float64Array:
+    """Fill the upper triangles of padded matrices in place, and return them without padding."""
+    for gram in grams:
+        lower = np.tril(gram[:, :D], -1)
+        gram[:, :D] = np.tril(gram[:, :D])
+        gram[:, :D] += lower.T
+    return grams[:, :, :D]
 
 
 def class_diagonals(
@@ -261,11 +308,7 @@ class _DenseSums:
         with np.errstate(over="ignore", invalid="ignore"):  # a factor looks for it
             for chunk in range(1, self._n_chunks):
                 sums += self._grams[chunk :: self._n_chunks]
-        for gram in sums:
-            lower = np.tril(gram[:, :D], -1)
-            gram[:, :D] = np.tril(gram[:, :D])
-            gram[:, :D] += lower.T
-        return sums[:, :, :D]
+        return _mirrored(sums, D)
 
 
 class _SparseSums:
