@@ -100,6 +100,12 @@ class Design(Protocol):
         equal, such as a one-hot column, scaled or not, differs from it in few rows.
         """
 
+    def cancellation(self) -> float:
+        """Return how many times some feature's values are as large as their differences.
+
+        At least 1. So many digits are lost when coefficients tell such values apart.
+        """
+
     def hessian(
         self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
     ) -> Float64Array:

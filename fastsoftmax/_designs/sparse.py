@@ -78,6 +78,10 @@ class SparseDesign:
         """Return zeros: those of X are not stored."""
         return np.zeros(self.n_features)
 
+    def cancellation(self) -> float:
+        """Return 1: columns with zeros differ by as much as they are large."""
+        return 1.0
+
     def hessian(
         self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
     ) -> Float64Array:

@@ -118,13 +118,15 @@ def solve(
         # at zero coefficients is as good as 0 for the relative part of tol.
         "value_scale": 1e-3 * float(np.log(objective.n_classes)),
         "max_iter": max_iter,
-        "noise": 4.0 * float(np.finfo(objective.dtype).eps),
+        "noise": 4.0 * float(np.finfo(objective.dtype).eps) * objective.design.cancellation(),
         "on_iteration": on_iteration,
         # Without a penalty there may be no finite optimum, and people should be told.
         "recedes": None if objective.l2[:-1].all() else _recession(objective),
     }
     x = start.ravel()
-    if solver == "auto" and is_wide(objective, x):
+    # Small data first: then a row of weight 2 is treated like the row twice, also in wide data.
+    small = is_small(objective) and options["recedes"] is None
+    if solver == "auto" and not small and is_wide(objective, x):
 
         def minimise(
             rotated: SoftmaxObjective,
@@ -140,7 +142,7 @@ def solve(
             # A component of the gradient can be larger than all of the rotated one.
             late, late_name = _iterate(objective, "auto", early.params, options, early)
             return _joined(early, late), f"{name}, then {late_name}"
-    if solver == "auto" and is_small(objective) and options["recedes"] is None:
+    if solver == "auto" and small:
         name = "compiled lbfgs (a Gram matrix per class)"
         fit = SmallFit(objective, x, _centre(objective), tol=tol, max_iter=max_iter,
                        value_scale=options["value_scale"], noise=options["noise"])  # fmt: skip
