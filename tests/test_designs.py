@@ -13,7 +13,7 @@ import reference
 from scipy import sparse
 
 from fastsoftmax import SoftmaxObjective
-from fastsoftmax._designs import Response, curvature, dense, make_design, predict
+from fastsoftmax._designs import Response, curvature, dense, make_design, partition, predict
 from fastsoftmax._designs.dense import DenseDesign
 from fastsoftmax._designs.sparse import SparseDesign
 from fastsoftmax._jit import kernel_view
@@ -599,7 +599,7 @@ def test_a_pass_may_take_many_calls(dtype, monkeypatch):
 
     whole = results()
     calls = []
-    monkeypatch.setattr(dense, "_CALL_WORK", 1e4)
+    monkeypatch.setattr(partition, "_CALL_WORK", 1e4)
     monkeypatch.setattr(dense, "sweep", lambda *a: (calls.append(a), sweep(*a)))
     for part, expected in zip(results(), whole, strict=True):
         near(part, expected, p, dtype)

@@ -384,6 +384,22 @@ def test_wide_data_whose_products_overflow_are_not_rotated():
         LogisticRegression().fit(X, np.arange(20) % 2)
 
 
+def test_an_error_of_a_callback_passes_through_the_rotation():
+    def fail(state):
+        raise ValueError("enough")
+
+    X = np.random.default_rng(0).normal(size=(200, 5000))
+    objective = SoftmaxObjective(X, np.arange(200) % 3, l2=1e-2)
+    start = np.zeros(objective.shape)
+    with pytest.raises(ValueError, match="enough"):
+        solve(objective, start, tol=1e-4, max_iter=100, on_iteration=fail)
+    seen = []
+    result, name = solve(objective, start, tol=1e-4, max_iter=100, on_iteration=seen.append)
+    assert "rotated" in name
+    np.testing.assert_allclose(seen[-1].params, result.params, rtol=0, atol=1e-12)
+    assert seen[-1].objective == pytest.approx(objective.value(seen[-1].params), rel=1e-12)
+
+
 @pytest.mark.parametrize("max_iter", [1, 5, 11])
 def test_the_limit_of_iterations_holds_in_wide_data(max_iter):
     rng = np.random.default_rng(9)

@@ -396,7 +396,7 @@ for dtype in (np.float64, np.float32):
                 design = target.design
                 design.hessian(np.zeros((3, 3)), np.zeros(3))
                 for response in Response:
-                    predict(design._X, np.zeros((3, 3), np.float32), np.zeros(3), response)
+                    predict(design.X, np.zeros((3, 3), np.float32), np.zeros(3), response)
                 SoftmaxObjective(storage, labels % 2).value_and_gradient(np.zeros(4))
 print(json.dumps({{
     driver.__name__: [str(s) for s in driver.signatures]

@@ -458,12 +458,12 @@ def test_X_in_C_order_is_used_in_place(dtype, tmp_path):
     variants = layouts(case.X, tmp_path)
     for name in ("read-only", "memmap", "read-only memmap"):
         target = SoftmaxObjective(variants[name], case.y)
-        assert np.shares_memory(target.design._X, variants[name]), name
-    assert np.shares_memory(case.objective.design._X, case.X)
+        assert np.shares_memory(target.design.X, variants[name]), name
+    assert np.shares_memory(case.objective.design.X, case.X)
     csr = sparse.csr_matrix(case.X)
-    assert np.shares_memory(SoftmaxObjective(csr, case.y).design._X.data, csr.data)
+    assert np.shares_memory(SoftmaxObjective(csr, case.y).design.X.data, csr.data)
     assert not np.shares_memory(
-        SoftmaxObjective(variants["F order"], case.y).design._X, variants["F order"]
+        SoftmaxObjective(variants["F order"], case.y).design.X, variants["F order"]
     )
 
 

@@ -2,6 +2,16 @@
 
 from fastsoftmax._designs.base import Design, Response
 from fastsoftmax._designs.choose import make_design, predict
+from fastsoftmax._designs.compiled import compiled_sums
 from fastsoftmax._designs.dense import DenseDesign
+from fastsoftmax._designs.rotated import rotate
 
-__all__ = ["DenseDesign", "Design", "Response", "make_design", "predict"]
+__all__ = [
+    "DenseDesign",
+    "Design",
+    "Response",
+    "compiled_sums",
+    "make_design",
+    "predict",
+    "rotate",
+]

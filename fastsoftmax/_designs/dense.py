@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._designs import curvature
 from fastsoftmax._designs.base import Array, Float64Array, Response, extreme_margins
-from fastsoftmax._jit import kernel_view, machine_code
+from fastsoftmax._designs.partition import Partition, accumulators, lanes_of_block
+from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import dense as kernels
-from fastsoftmax._kernels import gram as gram_kernels
 from fastsoftmax._kernels import predict as predict_kernels
 from fastsoftmax._kernels.lanes import N_LANE_ROWS
-from fastsoftmax._kernels.tiles import STRIP_BYTES, padded_zeros
-from fastsoftmax._linalg import Cholesky, NotPositiveDefiniteError
+from fastsoftmax._kernels.tiles import padded_zeros
 from fastsoftmax._threads import sweep
 from fastsoftmax._validation import Targets, Weights
 
@@ -26,109 +24,8 @@ _OVERFLOW = (
     "X times the coefficients overflows: some logits are not finite. Scale X, for "
     "example with sklearn.preprocessing.StandardScaler, and check coef_."
 )
-_MOST_LANES = 64
-#: Units of work of a sweep: enough for the threads of a large machine.
-_MOST_UNITS = 64
-#: A block of X and its logits stay in a core's second-level cache between their two uses.
-_BLOCK_BYTES = 2**19
-#: Operations of one call into a kernel: about 0.1 s, after which Python may see Ctrl-C.
-_CALL_WORK = 4e9
-#: Gradients of all chunks together take at most so much memory, or this share of X.
-_GRADIENT_BYTES = 2**23
-_GRADIENT_SHARE = 0.05
-#: Logits of all units together; bounds the units where there are more than 10^5 classes.
-_SCRATCH_BYTES = 2**26
-#: Rows of a shared gradient that a part has at least: about those of a register tile.
-_LEAST_PART_ROWS = 5
 #: Rows that stand for all where a typical one, or the share of zeros, is asked for.
 _SOME_ROWS = 200
-#: Rows of X that two sweeps read one after the other, better from a shared cache: 10 % faster
-#: than with eight times as many, on 5000 x 2000 x 20.
-_PANEL_BYTES = 2**22
-_LEAST_PANEL_BLOCKS = 32
-
-
-def _lanes_of_block(n_features: int, n_rows: int, itemsize: int) -> int:
-    n_lanes = _MOST_LANES
-    while n_lanes > 8 and n_lanes * (n_features + n_rows) * itemsize > _BLOCK_BYTES:
-        n_lanes //= 2
-    return n_lanes
-
-
-class _Partition:
-    """How a pass is cut into units of work: by shapes only, never by the number of threads.
-
-    Attributes
-    ----------
-    n_lanes : int
-        Rows of a block.
-    is_chunked : bool
-        Whether a unit is a *chunk*, a run of `chunk_rows` rows with a gradient of its own. Else
-        gradients are too large for that, and a pass goes from *panel* to panel of `panel_rows`
-        rows: the residuals of a panel, a unit being a block, then one gradient, a unit being one
-        of its parts, ``grid[0]`` by rows times ``grid[1]`` by columns.
-    n_units : int
-        Chunks, or the most blocks of a panel.
-    want_gradient : bool
-        Whether there is a gradient at all.
-    """
-
-    def __init__(
-        self, n_samples: int, n_features: int, n_rows: int, itemsize: int, want_gradient: bool
-    ) -> None:
-        self.want_gradient = want_gradient
-        self.n_lanes = _lanes_of_block(n_features, n_rows, itemsize)
-        n_blocks = -(-n_samples // self.n_lanes)
-        scratch = self.n_lanes * (n_rows + N_LANE_ROWS) * itemsize
-        most_units = max(1, min(_MOST_UNITS, n_blocks, _SCRATCH_BYTES // scratch))
-        self.chunk_rows = -(-n_blocks // most_units) * self.n_lanes
-        self.n_units = -(-n_samples // self.chunk_rows) if n_samples else 0
-        gradients = self.n_units * n_rows * (n_features + 1) * (8 if itemsize == 8 else 12)
-        affordable = max(_GRADIENT_BYTES, _GRADIENT_SHARE * n_samples * n_features * itemsize)
-        self.is_chunked = not want_gradient or gradients <= affordable
-        if not self.is_chunked:
-            cached = max(
-                _LEAST_PANEL_BLOCKS, _PANEL_BYTES // (n_features * itemsize * self.n_lanes)
-            )
-            interruptible = int(_CALL_WORK / (2.0 * n_features * n_rows * self.n_lanes))
-            self.n_units = max(1, min(cached, interruptible, most_units))
-            self.panel_rows = self.n_units * self.n_lanes
-        # By columns first: then no part of X is read by two units.
-        strips = min(_MOST_UNITS, -(-n_features * itemsize // STRIP_BYTES))
-        self.grid = (min(_MOST_UNITS // strips, -(-n_rows // _LEAST_PART_ROWS)), strips)
-
-    def cuts(self, work: float) -> list[NDArray[np.int64]]:
-        """Return ``(chunk_rows, part_start, part_rows)`` for each call that makes up a pass.
-
-        A call cannot be interrupted; `work` operations of the whole pass are cut into calls of
-        about 0.1 s.
-        """
-        n_calls = max(1, math.ceil(work / _CALL_WORK))
-        part_rows = max(1, -(-self.chunk_rows // n_calls // self.n_lanes)) * self.n_lanes
-        starts = range(0, self.chunk_rows, part_rows)
-        return [np.array([self.chunk_rows, start, part_rows]) for start in starts]
-
-    def lanes(self, dtype: np.dtype[Any], *sizes: int) -> tuple[Array, ...]:
-        """Return uninitialised lanes for each unit, one array of them for each number of rows."""
-        return tuple(np.empty((self.n_units, size, self.n_lanes), dtype) for size in sizes)
-
-
-class CompiledSums(NamedTuple):
-    """Drivers and their arguments, as `fastsoftmax._kernels.solver.minimize` takes them first."""
-
-    addresses: NDArray[np.int64]
-    loss_arguments: tuple[Any, ...]
-    probability_arguments: tuple[Any, ...]
-    gram_arguments: tuple[Any, ...]
-    n_blocks: int
-    params: Array
-    sums: Float64Array
-    partial: Array
-    losses: Float64Array
-    residual: Array
-    curvatures: Float64Array
-    grams: Float64Array
-    weights: Array
 
 
 class DenseDesign:
@@ -140,11 +37,11 @@ class DenseDesign:
     def __init__(
         self, X: Array, targets: Targets, weights: Weights, offset: Array | None = None
     ) -> None:
-        self._X = kernel_view(X)
-        self._labels = kernel_view(targets.labels)
-        self._soft = kernel_view(targets.soft)
-        self._weights = kernel_view(weights.scaled)
-        self._offset = kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset)
+        self.X = kernel_view(X)
+        self.labels = kernel_view(targets.labels)
+        self.soft = kernel_view(targets.soft)
+        self.weights = kernel_view(weights.scaled)
+        self.offset = kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset)
         self.n_classes = targets.n_classes
         self.weight_sum = weights.total
         self.weight_scale = weights.largest
@@ -164,7 +61,7 @@ class DenseDesign:
         return self._loss_gradient(coef, intercept, self._partition(coef.shape[0]))
 
     def _loss_gradient(
-        self, coef: Float64Array, intercept: Float64Array, partition: _Partition
+        self, coef: Float64Array, intercept: Float64Array, partition: Partition
     ) -> tuple[float, Float64Array]:
         n_rows = coef.shape[0]
         losses = np.zeros(partition.n_units)
@@ -173,7 +70,7 @@ class DenseDesign:
             kernels.loss_gradient,
             n_rows * (4.0 * self.n_features + 30.0),
             model=(pack(coef, intercept, self.dtype),),
-            terms=(self._labels, self._soft, self._weights, self._offset),
+            terms=(self.labels, self.soft, self.weights, self.offset),
             scratch=(*partition.lanes(self.dtype, n_rows, N_LANE_ROWS), losses),
             n_rows=n_rows,
         )
@@ -199,19 +96,19 @@ class DenseDesign:
                 pack(coef, intercept, self.dtype),
                 pack(coef_direction, intercept_direction, self.dtype),
             ),
-            terms=(kernel_view(known), self._weights, self._offset),
+            terms=(kernel_view(known), self.weights, self.offset),
             scratch=partition.lanes(self.dtype, n_rows, N_LANE_ROWS, n_rows),
             n_rows=n_rows,
         )
 
     def probabilities(self, coef: Float64Array, intercept: Float64Array) -> Array:
         """Return the probabilities of all rows, (n, n_classes), for Hessian-vector products."""
-        offset = self._offset if self.has_offset else None
-        return predict(self._X, coef, intercept, Response.PROBABILITIES, offset)
+        offset = self.offset if self.has_offset else None
+        return predict(self.X, coef, intercept, Response.PROBABILITIES, offset)
 
     def _sum_products(
         self,
-        partition: _Partition,
+        partition: Partition,
         driver: Callable[..., None],
         row_flops: float,
         *,
@@ -224,7 +121,7 @@ class DenseDesign:
 
         Parameters
         ----------
-        partition : _Partition
+        partition : Partition
         driver : callable
             Of a kernel that computes residuals and multiplies them by X, in `row_flops`
             operations per row of X.
@@ -237,18 +134,18 @@ class DenseDesign:
         size = self.n_features + 1
         if partition.is_chunked:
             n_sums = partition.n_units if partition.want_gradient else 0
-            sums, partial = self._accumulators(n_sums, n_rows)
+            sums, partial = accumulators(n_sums, n_rows, self.n_features, self.dtype)
             work = self.n_samples * row_flops
             for cut in partition.cuts(work):
-                parts = (self._X, *model, *terms, cut, *scratch, partial, sums)
+                parts = (self.X, *model, *terms, cut, *scratch, partial, sums)
                 sweep(driver, partition.n_units, work, *parts)
             return sums.sum(axis=0)[:, :size]
-        sums, partial = self._accumulators(1, n_rows)
+        sums, partial = accumulators(1, n_rows, self.n_features, self.dtype)
         none = (np.empty((0, 0, 0), self.dtype), np.empty((0, 0, 0)))
         one_block = np.array([partition.n_lanes, 0, partition.n_lanes])
         for start in range(0, self.n_samples, partition.panel_rows):
             rows = slice(start, start + partition.panel_rows)
-            X = self._X[rows]
+            X = self.X[rows]
             n_blocks = -(-len(X) // partition.n_lanes)
             panel = (X, *model, *(term[rows] for term in terms), one_block)
             sweep(driver, n_blocks, len(X) * row_flops, *panel, *scratch, *none)
@@ -261,114 +158,9 @@ class DenseDesign:
                 partial.fill(0)
         return sums[0, :, :size]
 
-    def _accumulators(self, n_sums: int, n_rows: int) -> tuple[Float64Array, Array]:
-        """Return float64 sums, and partial sums in the dtype of X, which may be the same."""
-        sums = padded_zeros((n_sums, n_rows, self.n_features + 1), np.dtype(np.float64))
-        if self.dtype == np.float64:
-            return sums, sums
-        return sums, padded_zeros((n_sums, n_rows, self.n_features + 1), self.dtype)
-
-    def _partition(self, n_rows: int, want_gradient: bool = True) -> _Partition:
-        return _Partition(
+    def _partition(self, n_rows: int, want_gradient: bool = True) -> Partition:
+        return Partition(
             self.n_samples, self.n_features, n_rows, self.dtype.itemsize, want_gradient
-        )
-
-    def rotated(
-        self, centre: Float64Array
-    ) -> tuple[DenseDesign, Callable[[Float64Array], Float64Array]]:
-        """Return a design of as many features as samples with the same products of rows.
-
-        Its X is L with ``L Lᵀ = U Uᵀ``, ``U = X - centre``; a row of weight 0 counts as 0. The
-        callable turns coefficients (n_rows, n_samples) for L into those for U that give the same
-        logits and have the same norm. U is a copy of X.
-
-        Raises
-        ------
-        ValueError
-            If a product overflows.
-        """
-        U = self._X - centre
-        if _any_zero(self._weights):
-            U[self._weights == 0] = 0.0
-        U = kernel_view(U)
-        n = self.n_samples
-        products = np.empty((n, n))
-        for first in range(0, n, 64):
-            some = slice(first, min(first + 64, n))
-            no_intercept = np.zeros(some.stop - first)
-            products[:, some] = predict(U, U[some], no_intercept, Response.LOGITS)
-        diagonal = np.diag(products).copy()
-        shift = 1e-13
-        while True:
-            np.fill_diagonal(products, diagonal * (1.0 + shift) + np.finfo(np.float64).tiny)
-            try:
-                factor = Cholesky(products)
-                break
-            except NotPositiveDefiniteError:  # rows that depend on one another
-                shift *= 10.0
-        L = factor.lower()
-        design = copy.copy(self)
-        design._X = kernel_view(L)
-        design.n_features = self.n_samples
-
-        def back(coef: Float64Array) -> Float64Array:
-            # W = V L⁻¹ X, and V L⁻¹ = (V Lᵀ) (L Lᵀ)⁻¹.
-            return self._combine(factor.solve(np.einsum("kj,ij->ki", coef, L)), U)
-
-        return design, back
-
-    def _combine(self, combinations: Float64Array, U: Array) -> Float64Array:
-        """Return combinations (n_rows, n_samples) of the rows of U, float64, of the shape of X."""
-        n_rows = len(combinations)
-        partition = self._partition(n_rows)
-        n_lanes = partition.n_lanes
-        n_blocks = -(-self.n_samples // n_lanes)
-        residual = np.zeros((n_rows, n_blocks * n_lanes))
-        residual[:, : self.n_samples] = combinations
-        by_block = residual.reshape(n_rows, n_blocks, n_lanes).swapaxes(0, 1).copy()
-        sums = padded_zeros((n_rows, self.n_features + 1), np.dtype(np.float64))
-        sweep(
-            *(kernels.products, math.prod(partition.grid), 2.0 * U.size * n_rows),
-            *(U, by_block, np.array(partition.grid), sums),
-        )
-        return sums[:, : self.n_features]
-
-    def compiled_sums(self, n_rows: int, centre: Float64Array) -> CompiledSums:
-        """Return what a compiled solver needs to evaluate sums by itself."""
-        size, n = self.n_features + 1, self.n_samples
-        n_lanes = _lanes_of_block(self.n_features, n_rows, self.dtype.itemsize)
-        n_blocks = -(-n // n_lanes)
-        params = padded_zeros((n_rows, size), self.dtype)
-        sums, partial = self._accumulators(1, n_rows)
-        losses, model = np.zeros(1), (self._X, kernel_view(params))
-        lanes = np.empty((n_blocks, N_LANE_ROWS, n_lanes), self.dtype)
-        loss = (
-            *(*model, self._labels, self._soft, self._weights, self._offset),
-            np.array([n_blocks * n_lanes, 0, n_blocks * n_lanes]),
-            *(np.empty((1, n_rows, n_lanes), self.dtype), lanes[:1], losses, partial, sums),
-        )
-        residual = np.empty((n_blocks, n_rows, n_lanes), self.dtype)
-        # Residuals for targets that are 0 throughout are probabilities.
-        no_labels, no_weights = np.empty(0, np.int32), np.empty(0, self.dtype)
-        probability = (
-            *(*model, kernel_view(no_labels)),
-            kernel_view(np.zeros((n, max(2, n_rows)), self.dtype)),
-            *(kernel_view(no_weights), self._offset, np.array([n_lanes, 0, n_lanes])),
-            *(residual, lanes, np.zeros(n_blocks), partial[:0], sums[:0]),
-        )
-        curvatures = np.empty((n_rows, n))
-        grams = padded_zeros((n_rows, size, size), np.dtype(np.float64))
-        rows = [padded_zeros((n_rows, 64, size), np.dtype(np.float64)) for _ in range(2)]
-        origin = kernel_view(self._centre(centre))
-        gram = (self._X, origin, kernel_view(curvatures), 1, *rows, grams)
-        addresses = (
-            machine_code(kernels.loss_gradient, loss),
-            machine_code(gram_kernels.weighted_grams, gram),
-        )
-        return CompiledSums(
-            np.array(addresses),
-            *(loss, probability, gram, n_blocks),
-            *(params, sums, partial, losses, residual, curvatures, grams, self._weights),
         )
 
     def typical_row(self) -> Float64Array:
@@ -395,16 +187,16 @@ class DenseDesign:
 
         Rows of weight 0 are as if removed.
         """
-        total = np.cumsum(self._weights, dtype=np.float64) if self._weights.size else None
+        total = np.cumsum(self.weights, dtype=np.float64) if self.weights.size else None
         if self.n_samples <= _SOME_ROWS:
-            weights = np.ones(self.n_samples) if total is None else self._weights.astype(np.float64)
-            return self._X[weights > 0], weights[weights > 0]
+            weights = np.ones(self.n_samples) if total is None else self.weights.astype(np.float64)
+            return self.X[weights > 0], weights[weights > 0]
         marks = (np.arange(_SOME_ROWS) + 0.5) / _SOME_ROWS
         if total is None:
             chosen = (marks * self.n_samples).astype(np.intp)
         else:
             chosen = np.searchsorted(total, marks * total[-1])
-        return self._X[chosen], np.ones(_SOME_ROWS)
+        return self.X[chosen], np.ones(_SOME_ROWS)
 
     def _density(self, centre: Float64Array | None) -> float:
         return curvature.density(self._some_rows()[0], self._centre(centre))
@@ -442,7 +234,7 @@ class DenseDesign:
         picks = curvature.EvenPicks(diagonals[:, -1], most_rows)
         for rows in self._blocks(coef, intercept, centre):
             picks.add(rows, shared)
-        grams = picks.grams(self._X, self._centre(centre), density)
+        grams = picks.grams(self.X, self._centre(centre), density)
         # A feature that is rare among the rows picked still curves the objective.
         missing = np.maximum(diagonals - np.einsum("kjj->kj", grams), 0.0)
         j = np.arange(self.n_features + 1)
@@ -470,7 +262,7 @@ class DenseDesign:
 
     def margins(self, coef: Float64Array, intercept: Float64Array) -> tuple[float, float] | None:
         """Return the least and the largest margin; see `extreme_margins`."""
-        return extreme_margins(self._X, self._labels, self._weights, coef, intercept)
+        return extreme_margins(self.X, self.labels, self.weights, coef, intercept)
 
     def _blocks(
         self,
@@ -482,13 +274,13 @@ class DenseDesign:
         origin = self._centre(centre)
         n_rows = coef.shape[0]
         n_entries = n_rows * (n_rows + 1) // 2 + 2 * n_rows
-        if self._weights.size:
+        if self.weights.size:
             n_entries += self.n_features  # of a copy
         for rows in curvature.row_slices(self.n_samples, n_entries):
             numbers = np.arange(rows.start, rows.stop)
-            X = self._X[rows]
-            offset = self._offset[rows] if self._offset.size else None
-            weights = self._weights[rows] if self._weights.size else None
+            X = self.X[rows]
+            offset = self.offset[rows] if self.offset.size else None
+            weights = self.weights[rows] if self.weights.size else None
             if weights is not None and _any_zero(weights):
                 # A row of weight 0 is as if removed, also one whose square or logits overflow.
                 counts = weights > 0
@@ -522,7 +314,7 @@ def _probabilities_by_class(
     its own; that of `predict` takes 2.5 s to compile.
     """
     n_samples, n_rows = len(X), coef.shape[0]
-    n_lanes = _lanes_of_block(X.shape[1], n_rows, X.dtype.itemsize)
+    n_lanes = lanes_of_block(X.shape[1], n_rows, X.dtype.itemsize)
     n_blocks = -(-n_samples // n_lanes)
     residual = np.empty((n_blocks, n_rows, n_lanes), X.dtype)
     lanes = np.empty((n_blocks, N_LANE_ROWS, n_lanes), X.dtype)
@@ -557,7 +349,7 @@ def predict(
     """
     n_samples, n_features = X.shape
     n_rows = coef.shape[0]
-    partition = _Partition(n_samples, n_features, n_rows, X.dtype.itemsize, want_gradient=False)
+    partition = Partition(n_samples, n_features, n_rows, X.dtype.itemsize, want_gradient=False)
     n_columns = 2 if n_rows == 1 and response != Response.LOGITS else n_rows
     want_labels = response == Response.LABELS
     out = np.empty((0, 0) if want_labels else (n_samples, n_columns), X.dtype)

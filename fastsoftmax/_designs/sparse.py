@@ -23,11 +23,11 @@ class SparseDesign:
     def __init__(
         self, X: Any, targets: Targets, weights: Weights, offset: Array | None = None
     ) -> None:
-        self._X = X
-        self._labels = kernel_view(targets.labels)
-        self._soft = kernel_view(targets.soft)
-        self._weights = kernel_view(weights.scaled)
-        self._offset = kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset)
+        self.X = X
+        self.labels = kernel_view(targets.labels)
+        self.soft = kernel_view(targets.soft)
+        self.weights = kernel_view(weights.scaled)
+        self.offset = kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset)
         self.n_classes = targets.n_classes
         self.weight_sum = weights.total
         self.weight_scale = weights.largest
@@ -62,17 +62,17 @@ class SparseDesign:
             P = known[:, -coef.shape[0] :]
         except ValueError:  # logits overflow; the caller tests for it, as with a dense X
             return np.full((coef.shape[0], self.n_features + 1), np.nan)
-        T = _logits(self._X, coef_direction, intercept_direction)
+        T = _logits(self.X, coef_direction, intercept_direction)
         T -= np.einsum("ik,ik->i", P, T)[:, None] if P.shape[1] > 1 else P * T
         T *= P
-        if self._weights.size:
-            T = np.where(self._weights[:, None] > 0, T * self._weights[:, None], 0)
+        if self.weights.size:
+            T = np.where(self.weights[:, None] > 0, T * self.weights[:, None], 0)
         return self._back(T)
 
     def probabilities(self, coef: Float64Array, intercept: Float64Array) -> Array:
         """Return the probabilities of all rows, shape (n, n_classes)."""
-        offset = self._offset if self._offset.size else None
-        return predict(self._X, coef, intercept, Response.PROBABILITIES, offset)
+        offset = self.offset if self.offset.size else None
+        return predict(self.X, coef, intercept, Response.PROBABILITIES, offset)
 
     def typical_row(self) -> Float64Array:
         """Return zeros: those of X are not stored."""
@@ -132,24 +132,24 @@ class SparseDesign:
     ) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows."""
         _refuse(centre)
-        P = self._probabilities(self._X, coef, intercept).astype(np.float64)
+        P = self._probabilities(self.X, coef, intercept).astype(np.float64)
         curvatures = P * (1.0 - P)
-        if self._weights.size:
-            curvatures *= self._weights[:, None]
+        if self.weights.size:
+            curvatures *= self.weights[:, None]
         diagonals = np.empty((P.shape[1], self.n_features + 1))
-        diagonals[:, :-1] = (self._X.multiply(self._X).T @ curvatures).T
+        diagonals[:, :-1] = (self.X.multiply(self.X).T @ curvatures).T
         diagonals[:, -1] = curvatures.sum(axis=0)
         return diagonals.mean(axis=0, keepdims=True) if shared else diagonals
 
     def margins(self, coef: Float64Array, intercept: Float64Array) -> tuple[float, float] | None:
         """Return the least and the largest margin; see `extreme_margins`."""
-        return extreme_margins(self._X, self._labels, self._weights, coef, intercept)
+        return extreme_margins(self.X, self.labels, self.weights, coef, intercept)
 
     def _loss_and_residual(
         self, coef: Float64Array, intercept: Float64Array
     ) -> tuple[float, Array]:
         """Return the loss sum and the residual ``R = w (P - Y)``, (n_samples, n_rows)."""
-        residual = _logits(self._X, coef, intercept)
+        residual = _logits(self.X, coef, intercept)
         block_size = kernels.rows_per_block(residual.shape[1])
         losses = np.zeros(-(-self.n_samples // block_size))
         sweep(
@@ -158,10 +158,10 @@ class SparseDesign:
             30.0 * residual.size,
             block_size,
             residual,
-            self._labels,
-            self._soft,
-            self._weights,
-            self._offset,
+            self.labels,
+            self.soft,
+            self.weights,
+            self.offset,
             losses,
         )
         return float(losses.sum()), residual
@@ -170,7 +170,7 @@ class SparseDesign:
         """Return ``[Rᵀ X, sum of R]``; SciPy adds up in the dtype of its arguments."""
         residual = residual.astype(np.float64)
         gradient = np.empty((residual.shape[1], self.n_features + 1))
-        gradient[:, :-1] = (self._X.T @ residual).T
+        gradient[:, :-1] = (self.X.T @ residual).T
         gradient[:, -1] = residual.sum(axis=0)
         return gradient
 
@@ -182,7 +182,7 @@ class SparseDesign:
         rows: slice | NDArray[np.intp] = slice(None),
     ) -> Array:
         """Return probabilities, one column per logit row."""
-        offset = self._offset[rows] if self._offset.size else None
+        offset = self.offset[rows] if self.offset.size else None
         P = predict(X, coef, intercept, Response.PROBABILITIES, offset)
         return P[:, -coef.shape[0] :]
 
@@ -194,12 +194,12 @@ class SparseDesign:
         n_entries = n_rows * (n_rows + 1) // 2 + 2 * n_rows + self.n_features
         for rows in curvature.row_slices(self.n_samples, n_entries, step):
             chosen = np.arange(self.n_samples)[rows]
-            if self._weights.size:  # a row of weight 0 is as if removed
-                chosen = chosen[self._weights[chosen] > 0]
+            if self.weights.size:  # a row of weight 0 is as if removed
+                chosen = chosen[self.weights[chosen] > 0]
             if len(chosen):
-                X = self._X[chosen]
+                X = self.X[chosen]
                 P = self._probabilities(X, coef, intercept, chosen)
-                weights = self._weights[chosen] if self._weights.size else None
+                weights = self.weights[chosen] if self.weights.size else None
                 yield curvature.block(
                     chosen, X.toarray(), np.zeros(X.shape[1], X.dtype), P.T, weights
                 )

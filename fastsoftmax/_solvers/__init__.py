@@ -9,6 +9,7 @@ from fastsoftmax._solvers.preconditioner import (
     Preconditioner,
     SumZeroPreconditioner,
 )
+from fastsoftmax._solvers.progress import Stopping
 from fastsoftmax._solvers.result import IterationState, SolverResult, Status
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Preconditioner",
     "SolverResult",
     "Status",
+    "Stopping",
     "SumZeroPreconditioner",
     "minimize_lbfgs",
     "minimize_newton_cg",

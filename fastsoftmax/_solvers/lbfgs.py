@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Unpack
 
 import numpy as np
 
 from fastsoftmax._solvers.line_search import Point, search_from
 from fastsoftmax._solvers.preconditioner import LaggedPreconditioner, Preconditioner
-from fastsoftmax._solvers.progress import Progress
-from fastsoftmax._solvers.result import IterationState, SolverResult
+from fastsoftmax._solvers.progress import Progress, Stopping
+from fastsoftmax._solvers.result import SolverResult
 from fastsoftmax._solvers.vectors import Vector, dot
 
 #: By how much the decrement is too small in the metric of an inexact preconditioner: 3 to 10 times
@@ -58,17 +59,12 @@ class _Memory:
 def minimize_lbfgs(
     value_and_gradient: Callable[[Vector], tuple[float, Vector]],
     start: Vector,
-    *,
     make_preconditioner: Callable[[Vector], Preconditioner] | None = None,
     refresh_at: Iterable[int] = (),
+    *,
     exact_curvature: bool = False,
-    tol: float = 1e-4,
-    value_scale: float = 0.0,
-    max_iter: int = 1000,
     memory: int = 10,
-    noise: float = np.finfo(np.float64).eps,
-    on_iteration: Callable[[IterationState], bool | None] | None = None,
-    recedes: Callable[[Vector, Vector], bool] | None = None,
+    **stopping: Unpack[Stopping],
 ) -> SolverResult:
     """Minimise a smooth function.
 
@@ -88,26 +84,11 @@ def minimize_lbfgs(
         Whether the preconditioner is the inverse Hessian where it was built. Then its scale is
         kept, and a step size far from 1 brings on a refresh, too. Otherwise it is scaled to the
         latest pair (Nocedal & Wright, equation 7.20).
-    tol : float
-        The solver stops when the largest absolute component of the gradient is at most `tol`
-        and the estimated distance to the minimum, half the squared Newton decrement in the
-        solver's metric, at most ``0.01 * tol * max(|f|, value_scale)``.
-    value_scale : float
-        Values of the function far below this count as 0.
-    max_iter : int
     memory : int
         Pairs kept.
-    noise : float
-        Relative uncertainty of the function's value.
-    on_iteration : callable, default=None
-        Called with an `IterationState` at the start and after every iteration; a true result
-        stops the solver. An exception that it raises passes through.
-    recedes : callable, default=None
-        ``recedes(params, step)`` tells whether a step is a direction of recession: one along
-        which the function never rises, however far it goes (Rockafellar, 1970, Convex Analysis,
-        section 8). Asked where the gradient is within `tol`; "yes" ends the search for a minimum
-        with `Status.SEPARABLE`. The step is that of an iteration, so components of it that
-        should be zero are only small.
+    **stopping
+        See `Stopping`. With an inexact preconditioner the estimated distance counts tenfold
+        (`_CAUTION`).
 
     Returns
     -------
@@ -122,14 +103,7 @@ def minimize_lbfgs(
     ----------
     Liu & Nocedal (1989), Math. Programming 45. Nocedal & Wright (2006), chapters 3 and 7.
     """
-    progress = Progress(
-        tol=tol,
-        value_scale=value_scale,
-        max_iter=max_iter,
-        noise=noise,
-        on_iteration=on_iteration,
-        recedes=recedes,
-    )
+    progress = Progress(**stopping)
     x = np.array(start, dtype=np.float64)
     f, g = progress.start(value_and_gradient, x)
     pairs = _Memory(memory)
@@ -145,7 +119,7 @@ def minimize_lbfgs(
         direction = -pairs.apply(g, precondition)
         slope = dot(direction, g)
         decrement = -0.5 * slope
-        if progress.norm <= tol and scale < 1.0 and make_preconditioner is not None:
+        if progress.is_flat and scale < 1.0 and make_preconditioner is not None:
             # The scale is that of the latest step; where the preconditioner fits badly, slow
             # directions need a far longer one. Its own metric is the safer estimate.
             decrement = max(decrement, 0.5 * dot(g, preconditioner.apply(g)))
@@ -163,7 +137,7 @@ def minimize_lbfgs(
         progress.n_passes += n_trials
         if point is None:
             if len(pairs) == 0 and fresh:
-                return progress.result(progress.failure(decrement))
+                return progress.result(progress.failure(gain))
             # Old curvature may be to blame: once more with a fresh one.
             if not fresh:
                 preconditioner.build(x)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 
 from fastsoftmax._solvers.line_search import Point, search_from
 from fastsoftmax._solvers.preconditioner import LaggedPreconditioner, Preconditioner
-from fastsoftmax._solvers.progress import Progress
-from fastsoftmax._solvers.result import IterationState, SolverResult
+from fastsoftmax._solvers.progress import Progress, Stopping
+from fastsoftmax._solvers.result import SolverResult
 from fastsoftmax._solvers.vectors import Vector, dot, max_norm
 
 #: Products per Newton system, so that the caller hears of the solver now and then.
@@ -132,15 +133,9 @@ def minimize_newton_cg(
     value_and_gradient: Callable[[Vector], tuple[float, Vector]],
     hessian_operator: Callable[[Vector], Callable[[Vector], Vector]],
     start: Vector,
-    *,
     make_preconditioner: Callable[[Vector], Preconditioner] | None = None,
     refresh_at: Iterable[int] = (),
-    tol: float = 1e-4,
-    value_scale: float = 0.0,
-    max_iter: int = 1000,
-    noise: float = np.finfo(np.float64).eps,
-    on_iteration: Callable[[IterationState], bool | None] | None = None,
-    recedes: Callable[[Vector, Vector], bool] | None = None,
+    **stopping: Unpack[Stopping],
 ) -> SolverResult:
     """Minimise a twice differentiable function.
 
@@ -150,7 +145,7 @@ def minimize_newton_cg(
 
     Parameters
     ----------
-    value_and_gradient, start, tol, value_scale, max_iter, noise, on_iteration, recedes
+    value_and_gradient, start
         See `minimize_lbfgs`. A product with the Hessian counts as an evaluation.
     hessian_operator : callable
         Of parameters; returns a callable that multiplies a direction by the Hessian there.
@@ -158,6 +153,8 @@ def minimize_newton_cg(
         negative curvature does.
     make_preconditioner, refresh_at
         See `minimize_lbfgs`; the conjugate gradients' preconditioner.
+    **stopping
+        See `Stopping`.
 
     Returns
     -------
@@ -173,14 +170,7 @@ def minimize_newton_cg(
     Nocedal & Wright (2006), algorithm 7.1 (line search Newton-CG). Eisenstat & Walker (1996),
     SIAM J. Sci. Comput. 17(1), choice 2 of the forcing terms, equation 2.6, and its safeguard.
     """
-    progress = Progress(
-        tol=tol,
-        value_scale=value_scale,
-        max_iter=max_iter,
-        noise=noise,
-        on_iteration=on_iteration,
-        recedes=recedes,
-    )
+    progress = Progress(**stopping)
     x = np.array(start, dtype=np.float64)
     f, g = progress.start(value_and_gradient, x)
     preconditioner = LaggedPreconditioner(make_preconditioner, refresh_at, x)
@@ -195,7 +185,7 @@ def minimize_newton_cg(
             g,
             preconditioner.apply,
             forcing,
-            progress.enough if progress.norm <= tol else None,
+            progress.enough if progress.is_flat else None,
         )
         progress.n_passes += step.n_products
         slope = dot(step.direction, g)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -12,6 +13,39 @@ from fastsoftmax._solvers.vectors import Vector, max_norm
 
 #: Iterations without a smaller gradient, at a promised gain below the noise, that mean "floor".
 _PATIENCE = 4
+
+
+class Stopping(TypedDict, total=False):
+    """When a minimisation stops, and who watches it: the keywords that all solvers share.
+
+    Attributes
+    ----------
+    tol : float, default=1e-4
+        A solver stops when the largest absolute component of the gradient is at most `tol` and
+        the estimated distance to the minimum, half the squared Newton decrement in the solver's
+        metric, at most ``0.01 * tol * max(|f|, value_scale)``.
+    value_scale : float, default=0.0
+        Values of the function far below this count as 0.
+    max_iter : int, default=1000
+    noise : float, default=2.2e-16
+        Relative uncertainty of the function's value.
+    on_iteration : callable, default=None
+        Called with an `IterationState` at the start and after every iteration; a true result
+        stops the solver. An exception that it raises passes through.
+    recedes : callable, default=None
+        ``recedes(params, step)`` tells whether a step is a direction of recession: one along
+        which the function never rises, however far it goes (Rockafellar, 1970, Convex Analysis,
+        section 8). Asked where the gradient is within `tol`; "yes" ends the search for a minimum
+        with `Status.SEPARABLE`. The step is that of an iteration, so components of it that
+        should be zero are only small.
+    """
+
+    tol: float
+    value_scale: float
+    max_iter: int
+    noise: float
+    on_iteration: Callable[[IterationState], bool | None] | None
+    recedes: Callable[[Vector, Vector], bool] | None
 
 
 @dataclass
@@ -28,14 +62,14 @@ class Progress:
     Parameters
     ----------
     tol, value_scale, max_iter, noise, on_iteration, recedes
-        See `fastsoftmax._solvers.minimize_lbfgs`.
+        See `Stopping`.
 
     Attributes
     ----------
     n_passes : int
         Evaluations so far; the solver adds to it.
-    norm : float
-        Largest absolute component of the latest iterate's gradient.
+    is_flat : bool
+        Whether the latest iterate's gradient is within `tol`.
     enough : float
         Decrement at which the latest iterate counts as the minimum.
     noise : float
@@ -45,12 +79,12 @@ class Progress:
     def __init__(
         self,
         *,
-        tol: float,
-        value_scale: float,
-        max_iter: int,
-        noise: float,
-        on_iteration: Callable[[IterationState], bool | None] | None,
-        recedes: Callable[[Vector, Vector], bool] | None,
+        tol: float = 1e-4,
+        value_scale: float = 0.0,
+        max_iter: int = 1000,
+        noise: float = np.finfo(np.float64).eps,
+        on_iteration: Callable[[IterationState], bool | None] | None = None,
+        recedes: Callable[[Vector, Vector], bool] | None = None,
     ) -> None:
         self._tol, self._value_scale, self._max_iter = tol, value_scale, max_iter
         self._relative_noise = noise
@@ -84,7 +118,7 @@ class Progress:
     def visit(self, params: Vector, value: float, gradient: Vector, step_size: float = 0.0) -> None:
         """Take down an iterate, and show it to the caller."""
         self._latest = latest = _Iterate(params, value, max_norm(gradient))
-        self.norm = latest.norm
+        self.is_flat = latest.norm <= self._tol
         self.enough = 0.01 * self._tol * max(abs(value), self._value_scale)
         self.noise = self._relative_noise * max(abs(value), np.finfo(np.float64).tiny)
         # Below the noise of the value only the gradient tells whether an iterate is better.
@@ -115,11 +149,10 @@ class Progress:
         latest = self._latest
         if np.isnan(latest.decrement):
             latest.decrement = decrement
-        flat = latest.norm <= self._tol
-        small = latest.norm == 0.0 or (flat and 0.0 <= decrement <= self.enough)
+        small = latest.norm == 0.0 or (self.is_flat and 0.0 <= decrement <= self.enough)
         if small:
             latest.decrement = max(decrement, 0.0)
-        if flat and self._recedes is not None and self._recedes(latest.params, direction):
+        if self.is_flat and self._recedes is not None and self._recedes(latest.params, direction):
             self._best = latest
             return Status.SEPARABLE
         if small:

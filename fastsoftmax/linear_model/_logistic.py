@@ -55,11 +55,11 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
     tol : float, default=1e-4
         The solver stops when the largest absolute component of the gradient of the *mean*
         objective f (the above, divided by ``C * sum(s)``) is at most `tol`, and its own estimate
-        of ``f - min f``, half the squared Newton decrement in its metric, at most
-        ``0.01 * tol * f``. It also stops, without a warning, where the dtype of X allows no
-        further progress, and, with ``C=inf``, where the gradient is at most `tol` and the classes
-        turn out to be separable: then there is no finite optimum. It never stops only because
-        the objective falls slowly.
+        of ``f - min f``, half the squared Newton decrement in its metric (ten times that in the
+        metric of an approximate Hessian), at most ``0.01 * tol * f``. It also stops, without a
+        warning, where the dtype of X allows no further progress, and, with ``C=inf``, where the
+        gradient is at most `tol` and the classes turn out to be separable: then there is no finite
+        optimum. It never stops only because the objective falls slowly.
     fit_intercept : bool, default=True
         Whether to fit b, which is not penalised.
     class_weight : dict or 'balanced', default=None

@@ -14,13 +14,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsoftmax._designs import DenseDesign
+from fastsoftmax._designs import DenseDesign, rotate
 from fastsoftmax._solvers import IterationState, SolverResult
 from fastsoftmax.objective import SoftmaxObjective
 
 Vector = NDArray[np.float64]
-Callback = Callable[[IterationState], bool | None]
-Minimise = Callable[[SoftmaxObjective, Vector, Callback | None], tuple[SolverResult, str]]
 
 #: Features per sample from which rotating pays, and samples up to which it is cheap.
 _LEAST_RATIO = 2
@@ -48,64 +46,63 @@ def is_wide(objective: SoftmaxObjective, start: Vector) -> bool:
     )
 
 
-def solve_rotated(
-    objective: SoftmaxObjective,
-    centre: Vector,
-    on_iteration: Callback | None,
-    minimise: Minimise,
-) -> tuple[SolverResult, str]:
-    """Minimise an objective for which `is_wide` holds, from zero.
+class Rotation:
+    """An objective for which `is_wide` holds, in the space of its rows.
 
     Parameters
     ----------
     objective : SoftmaxObjective
     centre : ndarray of shape (n_features,)
-    on_iteration : callable
-        Sees the gradient norm of the rotated objective.
-    minimise : callable
-        ``minimise(rotated_objective, start, on_iteration)``.
 
-    Returns
-    -------
-    result : SolverResult
-        The gradient norm is that of `objective`: it may be larger than the rotated one.
-    name : str
+    Attributes
+    ----------
+    objective : SoftmaxObjective
+        Has as many features as samples; its values are those of the original at `original`.
 
     Raises
     ------
     ValueError
-        If products of rows overflow.
+        If products of rows overflow; logits need not.
     """
-    design = objective.design
-    assert isinstance(design, DenseDesign)
-    rotated, back = design.rotated(centre)
-    inner = SoftmaxObjective.from_design(
-        rotated,
-        l2=objective.l2[0],
-        fit_intercept=objective.fit_intercept,
-        n_rows=objective.n_rows,
-    )
-    n = inner.n_features
 
-    def original(params: Vector) -> Vector:
+    def __init__(self, objective: SoftmaxObjective, centre: Vector) -> None:
+        design = objective.design
+        assert isinstance(design, DenseDesign)
+        rotated, self._back = rotate(design, centre)
+        self._full, self._centre = objective, centre
+        self.objective = SoftmaxObjective.from_design(
+            rotated,
+            l2=objective.l2[0],
+            fit_intercept=objective.fit_intercept,
+            n_rows=objective.n_rows,
+        )
+
+    def original(self, params: Vector) -> Vector:
+        """Return the original's flat parameters for some of the rotated objective."""
+        inner = self.objective
         packed = params.reshape(inner.shape)
-        coef = back(packed[:, :n])
-        intercept = packed[:, n:] - np.einsum("kj,j->k", coef, centre)[:, None]
-        return np.hstack([coef, intercept[:, : packed.shape[1] - n]]).ravel()
+        coef = self._back(packed[:, : inner.n_features])
+        if not inner.fit_intercept:
+            return coef.ravel()
+        intercept = packed[:, -1] - np.einsum("kj,j->k", coef, self._centre)
+        return np.column_stack([coef, intercept]).ravel()
 
-    def report(state: IterationState) -> bool | None:
-        assert on_iteration is not None
-        return on_iteration(replace(state, params=original(state.params)))
+    def original_result(self, result: SolverResult) -> SolverResult:
+        """Return a result for the original, whose gradient norm may be larger."""
+        params = self.original(result.params)
+        value, gradient = self._full.value_and_gradient(params)
+        return replace(
+            result,
+            params=params,
+            objective=value,
+            gradient_norm=float(np.abs(gradient).max()),
+            n_passes=result.n_passes + 1,
+        )
 
-    callback = None if on_iteration is None else report
-    result, name = minimise(inner, np.zeros(inner.shape), callback)
-    params = original(result.params)
-    value, gradient = objective.value_and_gradient(params)
-    found = replace(
-        result,
-        params=params,
-        objective=value,
-        gradient_norm=float(np.abs(gradient).max()),
-        n_passes=result.n_passes + 1,
-    )
-    return found, f"{name} on rotated rows"
+    def original_callback(
+        self, on_iteration: Callable[[IterationState], bool | None] | None
+    ) -> Callable[[IterationState], bool | None] | None:
+        """Return a callback that shows the original parameters and the rotated gradient norm."""
+        if on_iteration is None:
+            return None
+        return lambda state: on_iteration(replace(state, params=self.original(state.params)))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsoftmax._designs import DenseDesign
+from fastsoftmax._designs import DenseDesign, compiled_sums
 from fastsoftmax._kernels import solver as kernels
-from fastsoftmax._solvers import IterationState, SolverResult, Status
+from fastsoftmax._solvers import IterationState, SolverResult, Status, Stopping
 from fastsoftmax.objective import SoftmaxObjective
 
 Vector = NDArray[np.float64]
@@ -32,8 +31,8 @@ class SmallFit:
         For which `is_small` holds.
     start : ndarray of shape (n,)
     centre : ndarray of shape (n_features,)
-    tol, value_scale, max_iter, noise
-        See `fastsoftmax._solvers.minimize_lbfgs`.
+    stopping : Stopping
+        All of its keywords; `recedes` is not asked.
     """
 
     def __init__(
@@ -41,23 +40,20 @@ class SmallFit:
         objective: SoftmaxObjective,
         start: Vector,
         centre: Vector,
-        *,
-        tol: float,
-        value_scale: float,
-        max_iter: int,
-        noise: float,
+        stopping: Stopping,
     ) -> None:
         n_rows, D = objective.shape
         design = objective.design
         assert isinstance(design, DenseDesign)
-        sums = design.compiled_sums(n_rows, centre)
+        sums = compiled_sums(design, n_rows, centre)
         settings = np.zeros(kernels.N_SETTINGS)
-        settings[kernels.TOL] = tol
-        settings[kernels.VALUE_SCALE] = value_scale
-        settings[kernels.NOISE] = noise
+        settings[kernels.TOL] = stopping["tol"]
+        settings[kernels.VALUE_SCALE] = stopping["value_scale"]
+        settings[kernels.NOISE] = stopping["noise"]
         settings[kernels.WEIGHT_SUM] = design.weight_sum
         settings[kernels.HAS_OFFSET] = design.has_offset
-        settings[kernels.MAX_ITER] = max_iter
+        settings[kernels.MAX_ITER] = stopping["max_iter"]
+        self._on_iteration = stopping["on_iteration"]
         n_params = n_rows * D
         vectors = np.zeros((kernels.N_VECTORS, n_params))
         vectors[kernels.X] = start
@@ -83,14 +79,13 @@ class SmallFit:
             *(settings, self._numbers, self._counts, self._history),
         )
 
-    def run(
-        self, on_iteration: Callable[[IterationState], bool | None] | None
-    ) -> tuple[SolverResult, bool]:
+    def run(self) -> tuple[SolverResult, bool]:
         """Return the result, and whether the ordinary solver has to go on from it.
 
         Python gets control about every 30 ms, and after every iteration for a callback.
         """
         history: list[tuple[int, float, float]] = []
+        on_iteration = self._on_iteration
         n_iterations = self._most_iterations if on_iteration is None else 1
         stopped = False
         while self._counts[kernels.STATUS] <= kernels.RUNNING and not stopped:

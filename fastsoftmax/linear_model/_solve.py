@@ -6,7 +6,6 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,12 @@ from fastsoftmax._solvers import (
     IterationState,
     Preconditioner,
     SolverResult,
+    Stopping,
     SumZeroPreconditioner,
     minimize_lbfgs,
     minimize_newton_cg,
 )
-from fastsoftmax.linear_model._rotated import is_wide, solve_rotated
+from fastsoftmax.linear_model._rotated import Rotation, is_wide
 from fastsoftmax.linear_model._small import SmallFit, is_small
 from fastsoftmax.objective import SoftmaxObjective
 
@@ -97,7 +97,7 @@ def solve(
     solver : {'auto', 'lbfgs', 'newton-cholesky', 'newton-cg'}
         See `fastsoftmax.LogisticRegression`.
     tol, max_iter, on_iteration
-        See `fastsoftmax._solvers.minimize_lbfgs`.
+        See `fastsoftmax._solvers.Stopping`.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def solve(
     ValueError
         If ``solver='newton-cholesky'`` would need a Hessian of more than 3.2 GB.
     """
-    options: dict[str, Any] = {
+    stopping: Stopping = {
         "tol": tol,
         # Where a class separates, the loss falls towards 0 for ever: a thousandth of the loss
         # at zero coefficients is as good as 0 for the relative part of tol.
@@ -124,71 +124,68 @@ def solve(
         "recedes": None if objective.l2[:-1].all() else _recession(objective),
     }
     x = start.ravel()
+    if solver != "auto":
+        return _iterate(objective, solver, x, stopping)
     # Small data first: then a row of weight 2 is treated like the row twice, also in wide data.
-    small = is_small(objective) and options["recedes"] is None
-    if solver == "auto" and not small and is_wide(objective, x):
-
-        def minimise(
-            rotated: SoftmaxObjective,
-            start: Vector,
-            on_iteration: Callable[[IterationState], bool | None] | None,
-        ) -> tuple[SolverResult, str]:
-            return solve(rotated, start, tol=tol, max_iter=max_iter, on_iteration=on_iteration)
-
-        with contextlib.suppress(ValueError):  # products of rows overflow, logits need not
-            early, name = solve_rotated(objective, _centre(objective), on_iteration, minimise)
-            if not early.converged or early.gradient_norm <= tol:
-                return early, name
-            # A component of the gradient can be larger than all of the rotated one.
-            late, late_name = _iterate(objective, "auto", early.params, options, early)
-            return _joined(early, late), f"{name}, then {late_name}"
-    if solver == "auto" and small:
+    if is_small(objective) and stopping["recedes"] is None:
+        early, goes_on = SmallFit(objective, x, _centre(objective), stopping).run()
         name = "compiled lbfgs (a Gram matrix per class)"
-        fit = SmallFit(objective, x, _centre(objective), tol=tol, max_iter=max_iter,
-                       value_scale=options["value_scale"], noise=options["noise"])  # fmt: skip
-        early, goes_on = fit.run(on_iteration)
-        if not goes_on:
-            return early, name
-        # Rounding, overflow, or a line search that failed: what follows is made for that.
-        late, late_name = _iterate(objective, "auto", early.params, options, early)
-        return _joined(early, late), f"{name}, then {late_name}"
-    return _iterate(objective, solver, x, options)
+    elif (rotation := _rotation(objective, x)) is not None:
+        inner, name = solve(
+            rotation.objective,
+            np.zeros(rotation.objective.shape),
+            tol=tol,
+            max_iter=max_iter,
+            on_iteration=rotation.original_callback(on_iteration),
+        )
+        early, name = rotation.original_result(inner), f"{name} on rotated rows"
+        # A component of the gradient can be larger than all of the rotated one.
+        goes_on = early.converged and early.gradient_norm > tol
+    else:
+        return _iterate(objective, solver, x, stopping)
+    if not goes_on:
+        return early, name
+    # Rounding, overflow, or a line search that failed: what follows is made for that.
+    late, late_name = _iterate(objective, solver, early.params, _going_on(stopping, early))
+    return _joined(early, late), f"{name}, then {late_name}"
+
+
+def _rotation(objective: SoftmaxObjective, x: Vector) -> Rotation | None:
+    if is_wide(objective, x):
+        with contextlib.suppress(ValueError):  # products of rows overflow, logits need not
+            return Rotation(objective, _centre(objective))
+    return None
 
 
 def _iterate(
     objective: SoftmaxObjective,
     solver: str,
     x: Vector,
-    options: dict[str, Any],
-    early: SolverResult | None = None,
+    stopping: Stopping,
 ) -> tuple[SolverResult, str]:
-    """Run a solver that knows callables only; `early` is what came before it, if anything."""
+    """Run a solver that knows callables only."""
     function = objective.value_and_gradient
-    if early is not None:
-        options = options | {"max_iter": options["max_iter"] - early.n_iterations}
-        options["on_iteration"] = _counting_on(options["on_iteration"], early)
     if solver == "newton-cholesky":
         curvature = _full_hessian(objective, lag=1)
     else:
         curvature = _choose(objective, with_hessian=solver != "newton-cg")
-    options |= {"make_preconditioner": curvature.make, "refresh_at": curvature.refresh_at}
+    metric = curvature.make, curvature.refresh_at
     if solver == "newton-cg":
-        result = minimize_newton_cg(function, objective.hessian_operator, x, **options)
+        result = minimize_newton_cg(function, objective.hessian_operator, x, *metric, **stopping)
     else:
-        result = minimize_lbfgs(function, x, exact_curvature=curvature.is_exact, **options)
+        result = minimize_lbfgs(
+            function, x, *metric, exact_curvature=curvature.is_exact, **stopping
+        )
     name = "lbfgs" if solver == "auto" else solver
     return result, f"{name} ({curvature.name})"
 
 
-def _counting_on(
-    on_iteration: Callable[[IterationState], bool | None] | None, early: SolverResult
-) -> Callable[[IterationState], bool | None] | None:
-    """Return a callback that counts on, and skips the start, which was reported before."""
-    if on_iteration is None:
-        return None
+def _going_on(stopping: Stopping, early: SolverResult) -> Stopping:
+    """Return what is left after `early`; the callback counts on, and skips the start."""
+    on_iteration = stopping["on_iteration"]
 
     def counted(state: IterationState) -> bool | None:
-        if state.iteration == 0:
+        if on_iteration is None or state.iteration == 0:
             return None
         later = replace(
             state,
@@ -197,7 +194,8 @@ def _counting_on(
         )
         return on_iteration(later)
 
-    return counted
+    max_iter = stopping["max_iter"] - early.n_iterations
+    return {**stopping, "max_iter": max_iter, "on_iteration": counted}
 
 
 def _joined(early: SolverResult, late: SolverResult) -> SolverResult:
