@@ -147,11 +147,29 @@ def _run_library(
                 version=adapter.version() or "",
                 memory_estimate=estimate,
             )
-            if reason is not None:
+            why = reason or _slower_threads(results, row)
+            if why is not None:
                 if row.key not in results.rows:
-                    results.append(replace(row, status="skipped", reason=reason))
+                    results.append(replace(row, status="skipped", reason=why))
                 continue
             run_curve(problem, row, worker, results, plan, say, adapter.cuts_itself)
+
+
+def _slower_threads(results: ResultsFolder, row: Row) -> str | None:
+    """Return why a number of threads cannot be a library's best one on a problem, or None.
+
+    What an iteration takes depends on the problem, not on C: the number of threads that was faster
+    at another C is the one that counts.
+    """
+    seconds: dict[str, float] = {}
+    for other in results.rows.values():
+        alike = (other.problem, other.dtype, other.library) == (row.problem, row.dtype, row.library)
+        if alike and other.C != row.C and other.status == "ok" and other.n_iter > 0:
+            pace = other.seconds / other.n_iter
+            seconds[other.threads] = min(pace, seconds.get(other.threads, math.inf))
+    if len(seconds) < 2 or seconds.get(row.threads, math.inf) == min(seconds.values()):
+        return None
+    return f"{min(seconds, key=seconds.__getitem__)} BLAS threads were faster at another C"
 
 
 def fit_limit(results: ResultsFolder, row: Row, ceiling: float) -> Limit:

@@ -48,8 +48,11 @@ class Counting:
 class Inverse:
     """A preconditioner from a dense inverse."""
 
-    def __init__(self, inverse):
-        self.inverse = inverse
+    def __init__(self, inverse, is_exact=False):
+        self.inverse, self.is_exact = inverse, is_exact
+
+    def damped(self, damping):
+        return self
 
     def apply(self, gradient):
         return self.inverse @ gradient

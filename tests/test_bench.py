@@ -31,7 +31,7 @@ from bench.process import ROOT, Worker, WorkerCutError, WorkerError, run_child
 from bench.recorder import Recorder
 from bench.report import write_report
 from bench.results import ResultsFolder, Row, append_csv
-from bench.run import Plan, curve_limit, fit_limit, run_curve
+from bench.run import Plan, _slower_threads, curve_limit, fit_limit, run_curve
 from bench.score import l2_of, objective, score, value_and_gradient
 from bench.small import SmallRow
 from bench.solver_tables import mean_ratio, ratio, solver_goals
@@ -409,6 +409,21 @@ def test_a_traced_curve_without_an_iterate_is_not_tried_again(tmp_path):
     slower = dataclasses.replace(peer, library="other")
     run_curve(problem, slower, FakeWorker(near_and_nearer(problem, [1, None])), results, PLAN)
     assert results.rows[(*slower.key[:-1], "end")].status == "end"
+
+
+def test_the_number_of_threads_is_chosen_once_for_a_problem(tmp_path):
+    problem, results = make_problem(3), ResultsFolder(tmp_path)
+    other = template(problem)
+    measured = dataclasses.replace(other, C=0.1, budget="4", status="ok", n_iter=4)
+    results.append(dataclasses.replace(measured, seconds=1.0))
+    assert _slower_threads(results, dataclasses.replace(other, threads="2")) is None  # not tried
+    results.append(dataclasses.replace(measured, threads="2", seconds=2.0))
+    assert _slower_threads(results, other) is None
+    reason = _slower_threads(results, dataclasses.replace(other, threads="2"))
+    assert reason == "1 BLAS threads were faster at another C"
+    same_C = dataclasses.replace(other, C=0.1, threads="2")
+    assert _slower_threads(results, same_C) is None
+    assert _slower_threads(results, dataclasses.replace(other, library="another")) is None
 
 
 def test_a_curve_of_separate_fits_ends_where_it_lags(tmp_path):

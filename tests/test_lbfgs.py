@@ -26,8 +26,7 @@ def test_the_exact_inverse_hessian_needs_one_step(condition, exact):
     result = minimize_lbfgs(
         f,
         np.zeros(20),
-        make_preconditioner=lambda x: Inverse(np.linalg.inv(H)),
-        exact_curvature=exact,
+        make_preconditioner=lambda x: Inverse(np.linalg.inv(H), exact),
         tol=1e-6,
     )
     assert result.status is Status.CONVERGED
@@ -88,9 +87,8 @@ def test_iterates_are_those_of_dense_bfgs():
     minimize_lbfgs(
         f,
         np.zeros(5),
-        make_preconditioner=lambda x: Inverse(np.eye(5)),
-        exact_curvature=True,  # the first estimate is not scaled
-        refresh_at=(),
+        make_preconditioner=lambda x: Inverse(np.eye(5), is_exact=True),  # not scaled
+        lags=(),
         tol=1e-12,
         max_iter=5,
         on_iteration=lambda state: accepted.append((state.params.copy(), state.step_size)),
@@ -119,10 +117,10 @@ def test_preconditioners_are_refreshed_when_asked():
         rosenbrock,
         np.array([-1.2, 1.0]),
         make_preconditioner=make,
-        refresh_at=iter((3, 5, 8)),
+        lags=iter((3, 2, 3)),
         tol=1e-12,
         max_iter=10,
         on_iteration=lambda state: states.append(state.iteration),
     )
-    # Built at the start, and after iterations 3, 5 and 8 (before the callback counts them).
-    assert built == [0, 3, 5, 8]
+    # Built at the start, and after iterations 3, 5 and 8 (the callback has counted the start, too).
+    assert built == [0, 4, 6, 9]

@@ -218,13 +218,13 @@ def test_preconditioners_save_products_and_are_refreshed_when_asked():
         helped,
         np.zeros(10),
         make_preconditioner=make,
-        refresh_at=iter((2, 3, 50)),
+        lags=iter((2, 1, 47)),
         tol=1e-8,
         on_iteration=lambda state: states.append(state.iteration),
     )
     assert result.status is Status.CONVERGED
-    # Built at the start, and after iterations 2 and 3 (before the callback counts them).
-    assert built == [0, 2, 3]
+    # Built at the start, and after iterations 2 and 3 (the callback has counted the start, too).
+    assert built == [0, 3, 4]
     assert helped.n_products < plain.n_products / 4
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
-from functions import make_quadratic
+from functions import Inverse, make_quadratic
 
 from fastsoftmax._solvers import (
     BlockPreconditioner,
     CentredPreconditioner,
     DiagonalPreconditioner,
+    KroneckerPreconditioner,
     SumZeroPreconditioner,
 )
+from fastsoftmax._solvers.preconditioner import LaggedPreconditioner
 
 
 def make_model(n_classes, n_rows, n_features=4, l2=0.1, seed=0, duplicate=False):
@@ -60,6 +62,96 @@ def test_sum_zero_preconditioner_makes_a_newton_step():
     np.testing.assert_allclose(model.gradient(params), 0.0, atol=1e-12)
 
 
+def test_damping_adds_so_much_of_the_reference():
+    model, params = make_model(4, 4, l2=0.1)
+    H, R = free_block(model, params), free_block(model, np.zeros_like(params))
+    g = np.cos(np.arange(params.size))
+    damped = SumZeroPreconditioner(H, model.l2, 4, R).damped(0.3)
+    expected = SumZeroPreconditioner(H + 0.3 * R, model.l2, 4)
+    np.testing.assert_allclose(damped.apply(g), expected.apply(g), rtol=1e-12)
+    plain = SumZeroPreconditioner(H.copy(), model.l2, 4)
+    assert plain.damped(0.3) is plain
+    centre = np.arange(4.0)
+    around = CentredPreconditioner(SumZeroPreconditioner(H, model.l2, 4, R), centre).damped(0.3)
+    np.testing.assert_allclose(around.apply(g), CentredPreconditioner(expected, centre).apply(g))
+
+
+@pytest.mark.parametrize("logits", [[0.0] * 5, [0.0, -1.0, 2.0, 0.5, 0.6], [0.0, 0.0, 0.0, -9.0]])
+@pytest.mark.parametrize("l2", [0.1, 0.0, np.array([0.0, 1.0, 0.01, 10.0])], ids=str)
+def test_kronecker_preconditioner_inverts_the_hessian_where_only_intercepts_count(logits, l2):
+    """Exactly, but for eigenvalues within 20 % of one another, which share a factor."""
+    n_classes = len(logits)
+    model, _ = make_model(n_classes, n_classes, l2=l2)
+    params = np.zeros((n_classes, 5))
+    params[:, -1] = logits
+    p = np.exp(logits) / np.exp(logits).sum()
+    U = model.X  # with the ones
+    by_class = np.diag(p) - np.outer(p, p)
+    apply = KroneckerPreconditioner(by_class, U.T @ U / 100, model.l2).apply
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        step = rng.normal(size=(n_classes, 5))
+        step -= step.mean(axis=0)
+        found = apply(model.hessian(params) @ step.ravel()).reshape(step.shape)
+        share = np.linalg.norm(found - step) / np.linalg.norm(step)
+        assert share < (1e-9 if len(set(logits)) == 1 else 0.2)
+        np.testing.assert_allclose(found.sum(axis=0), 0.0, atol=1e-9)
+
+
+def test_kronecker_preconditioner_of_one_row():
+    model, _ = make_model(2, 1, l2=0.1)
+    params = np.array([[0.0, 0.0, 0.0, 0.0, 0.7]])
+    p = 1.0 / (1.0 + np.exp(-0.7))
+    U = model.X  # with the ones
+    apply = KroneckerPreconditioner(np.array([[p * (1 - p)]]), U.T @ U / 100, model.l2).apply
+    g = np.arange(1.0, 6.0)
+    np.testing.assert_allclose(apply(model.hessian(params) @ g), g, rtol=1e-9)
+
+
+class Recorded(Inverse):
+    """An exact preconditioner that tells how often it was damped."""
+
+    def __init__(self, log):
+        super().__init__(np.eye(1), is_exact=True)
+        self.log = log
+
+    def damped(self, damping):
+        self.log.append(damping)
+        return self
+
+
+def lagged(log, lags=(3, 3, 3), cost=5.0):
+    return LaggedPreconditioner(lambda x: Recorded(log), lags, cost, np.zeros(1))
+
+
+def test_a_preconditioner_is_old_after_its_lag_and_only_where_a_new_one_pays():
+    current = lagged([])
+    assert [current.is_old(1.0, np.inf) for _ in range(4)] == [False, False, True, True]
+    assert not current.is_old(1.0, 5.0)
+    assert current.is_old(1.0, 5.1)
+    current.build(np.zeros(1))
+    assert not current.is_old(1.0, np.inf)
+
+
+@pytest.mark.parametrize("step_size", [0.05, 7.0])
+def test_steps_far_from_one_make_an_exact_preconditioner_old_where_a_new_one_pays(step_size):
+    assert lagged([]).is_old(step_size, 6.0)
+    assert not lagged([]).is_old(step_size, 4.0)
+    inexact = LaggedPreconditioner(lambda x: Inverse(np.eye(1)), (3,), 0.0, np.zeros(1))
+    assert not inexact.is_old(step_size, np.inf)
+
+
+def test_the_first_step_after_a_build_controls_the_damping_of_the_next():
+    log = []
+    current = lagged(log)
+    for step_size in (1.0, 0.3, 0.6):
+        current.is_old(step_size, np.inf)
+        current.is_old(0.01, np.inf)  # a later step has no say
+        current.build(np.zeros(1))
+    assert log[0] == 0.0  # the start may be the optimum
+    np.testing.assert_allclose(log[1:], [1e-3, 4e-3, 4e-3])
+
+
 @pytest.mark.parametrize("n_blocks", [1, 3])
 def test_block_preconditioner_inverts_each_row_s_block(n_blocks):
     rng = np.random.default_rng(0)
@@ -92,6 +184,8 @@ def test_centred_preconditioner_is_that_of_the_transformed_parameters(n_rows):
     A = rng.normal(size=(n_rows * D, n_rows * D))
 
     class Matrix:
+        is_exact = True
+
         def apply(self, gradient):
             return A @ gradient
 
@@ -117,6 +211,7 @@ def test_preconditioners_are_symmetric_and_positive():
     blocks = np.array([make_quadratic(n=5, condition=1e2, seed=s)[1] for s in range(4)])
     for preconditioner in (
         SumZeroPreconditioner(free_block(model, params), model.l2, 4),
+        KroneckerPreconditioner(np.eye(4) / 4 - 1 / 16, blocks[0], model.l2),
         BlockPreconditioner(blocks[:1], model.l2, 4),
         DiagonalPreconditioner(np.tile(np.arange(1.0, 6.0), (4, 1))),
     ):

@@ -21,6 +21,7 @@ from functions import (
 from scipy import optimize, sparse, special
 
 from fastsoftmax._solvers import SolverResult, Status, minimize_lbfgs, minimize_newton_cg
+from fastsoftmax._solvers.progress import Progress
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -309,15 +310,11 @@ def test_history_counts_and_result_agree(minimize, options, make):
     assert (result.objective, result.gradient_norm) == (value, np.abs(g).max())
 
 
-@pytest.mark.parametrize(
-    ("minimize", "options"), [(lbfgs, {"exact_curvature": True}), (newton_cg, {})], ids=str
-)
-def test_the_decrement_is_the_distance_to_the_minimum_in_the_metric_of_the_hessian(
-    minimize, options
-):
+@every_solver
+def test_the_decrement_is_the_distance_to_the_minimum_in_the_metric_of_the_hessian(minimize):
     f, H, _ = make_quadratic(condition=1e2)
-    inverse = Inverse(np.linalg.inv(H))
-    result = minimize(f, np.zeros(20), make_preconditioner=lambda x: inverse, max_iter=0, **options)
+    inverse = Inverse(np.linalg.inv(H), is_exact=True)
+    result = minimize(f, np.zeros(20), make_preconditioner=lambda x: inverse, max_iter=0)
     assert result.decrement == pytest.approx(result.objective - 1.0, rel=1e-10)
 
 
@@ -412,3 +409,29 @@ def test_a_function_with_a_minimiser_is_not_separable(minimize):
     result = minimize(f, np.zeros(10), tol=1e-8, recedes=lambda params, step: False)
     assert result.status is Status.CONVERGED
     np.testing.assert_allclose(result.params, minimiser, rtol=0, atol=1e-4)
+
+
+# --- How long it will take ------------------------------------------------------------------------
+
+
+def test_progress_foresees_the_iterations_that_are_left():
+    """A decrement that falls to a tenth each time, and the gradient with its root."""
+    progress = Progress(tol=1e-3, max_iter=100)  # wants a decrement of 1e-5
+    progress.start(lambda x: (1.0, x), np.ones(1))
+    left = []
+    for k in range(6):
+        progress.visit(np.zeros(1), 1.0, np.array([0.1 * 10 ** (-k / 2)]))
+        progress.verdict(10.0**-k, 10.0**-k, np.ones(1))
+        left.append(progress.n_left)
+    assert left[0] == np.inf
+    # After iteration 1, 1e-1: four more, one of which is being taken.
+    np.testing.assert_allclose(left[1:5], [3.0, 2.0, 1.0, 0.0], atol=1e-9)
+
+
+def test_progress_foresees_no_end_where_the_decrement_does_not_fall():
+    progress = Progress(tol=1e-3)
+    progress.start(lambda x: (1.0, x), np.ones(1))
+    for _ in range(3):
+        progress.visit(np.zeros(1), 1.0, np.ones(1))
+        progress.verdict(1.0, 1.0, np.ones(1))
+    assert progress.n_left == np.inf

@@ -65,6 +65,9 @@ class Design(Protocol):
     def has_offset(self) -> bool:
         """Whether logits are shifted by a given offset."""
 
+    def class_weights(self) -> Float64Array:
+        """Return the sum of the targets, ``sum_i w_i y_ik``, shape (n_classes,)."""
+
     def loss(self, coef: Float64Array, intercept: Float64Array) -> float:
         """Return ``sum_i w_i loss_i`` in nats; not finite if logits overflow."""
 
@@ -105,6 +108,9 @@ class Design(Protocol):
 
         At least 1. So many digits are lost when coefficients tell such values apart.
         """
+
+    def pass_work(self, n_rows: int) -> float:
+        """Return the operations of a pass over X: what costs in passes are relative to."""
 
     def hessian(
         self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
@@ -156,6 +162,14 @@ class Design(Protocol):
 
         Over all rows of positive weight and all other classes; None for soft targets.
         """
+
+
+def class_weights(labels: Array, soft: Array, weights: Array, n_classes: int) -> Float64Array:
+    """Return the sum over rows of weights (or 1) times one-hot labels, or soft targets if any."""
+    w = weights.astype(np.float64) if weights.size else np.ones(len(labels) or len(soft))
+    if soft.size:
+        return np.einsum("ik,i->k", soft, w)
+    return np.bincount(labels, w, n_classes).astype(np.float64, copy=False)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # rows of weight 0 may hold anything

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._designs import curvature
-from fastsoftmax._designs.base import Array, Float64Array, Response, extreme_margins
+from fastsoftmax._designs.base import Array, Float64Array, Response, class_weights, extreme_margins
 from fastsoftmax._designs.partition import Partition, accumulators, lanes_of_block
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import dense as kernels
@@ -48,6 +48,10 @@ class DenseDesign:
         self.has_offset = offset is not None
         self.n_samples, self.n_features = X.shape
         self.dtype = X.dtype
+
+    def class_weights(self) -> Float64Array:
+        """Return the sum of the targets, ``sum_i w_i y_ik``."""
+        return class_weights(self.labels, self.soft, self.weights, self.n_classes)
 
     def loss(self, coef: Float64Array, intercept: Float64Array) -> float:
         """Return ``sum_i w_i loss_i``."""
@@ -166,6 +170,9 @@ class DenseDesign:
     def typical_row(self) -> Float64Array:
         """Return the medians of some rows, weighted: an entry of each column, never a mean."""
         rows, weights = self._some_rows()
+        if np.ptp(weights) == 0.0:
+            middle_row = (len(rows) - 1) // 2
+            return np.partition(rows, middle_row, axis=0)[middle_row].astype(np.float64)
         order = np.argsort(rows, axis=0)
         below = np.cumsum(weights[order], axis=0)
         # With the slack, a row of weight 2 is the same as the row twice, however sums are rounded.
@@ -205,6 +212,10 @@ class DenseDesign:
         return (
             np.zeros(self.n_features, self.dtype) if centre is None else centre.astype(self.dtype)
         )
+
+    def pass_work(self, n_rows: int) -> float:
+        """Return the operations of a pass over X."""
+        return 4.0 * self.n_samples * self.n_features * n_rows
 
     def hessian(
         self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None

@@ -41,7 +41,8 @@ def rotate(
     for first in range(0, n, 64):
         some = slice(first, min(first + 64, n))
         no_intercept = np.zeros(some.stop - first)
-        products[:, some] = predict(U, U[some], no_intercept, Response.LOGITS)
+        # The factor reads the lower triangle only.
+        products[first:, some] = predict(U[first:], U[some], no_intercept, Response.LOGITS)
     diagonal = np.diag(products).copy()
     shift = 1e-13
     while True:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._designs import curvature
-from fastsoftmax._designs.base import Array, Float64Array, Response, extreme_margins
+from fastsoftmax._designs.base import Array, Float64Array, Response, class_weights, extreme_margins
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import rows as kernels
 from fastsoftmax._threads import sweep
@@ -36,6 +36,10 @@ class SparseDesign:
         self.n_features: int = X.shape[1]
         self.dtype: np.dtype[Any] = X.dtype
         self._density = X.nnz / max(1, self.n_samples * self.n_features)
+
+    def class_weights(self) -> Float64Array:
+        """Return the sum of the targets, ``sum_i w_i y_ik``."""
+        return class_weights(self.labels, self.soft, self.weights, self.n_classes)
 
     def loss(self, coef: Float64Array, intercept: Float64Array) -> float:
         """Return ``sum_i w_i loss_i``."""
@@ -81,6 +85,10 @@ class SparseDesign:
     def cancellation(self) -> float:
         """Return 1: columns with zeros differ by as much as they are large."""
         return 1.0
+
+    def pass_work(self, n_rows: int) -> float:
+        """Return the operations of a pass over X."""
+        return 4.0 * self.X.nnz * n_rows
 
     def hessian(
         self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None

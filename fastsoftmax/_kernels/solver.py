@@ -37,6 +37,8 @@ N_VECTORS = 6
 _MOST_TRIALS = 8
 #: As `fastsoftmax._solvers.lbfgs._CAUTION`.
 _CAUTION = 10.0
+#: Classes whose curvatures differ by no more than this share a factor at the start.
+_ALIKE = 1.5
 #: Iterations until the factors are built anew, the first time and later.
 _FIRST_LAG, _LAG = 12, 40
 #: As `fastsoftmax.linear_model._solve._LEAST_CURVATURE`.
@@ -183,23 +185,25 @@ def _set_curvatures(residual: Array, weights: Array, curvatures: Array) -> None:
 
 @scalar_kernel
 def _build(
-    grams: Array, l2: Array, least: Array, weight_sum: float, n_grams: int, factors: Array,
-    scales: Array,
+    grams: Array, n_grams: int, probabilities: Array, l2: Array, least: Array, weight_sum: float,
+    factors: Array, scales: Array,
 ) -> bool:  # fmt: skip
     """Factor the classes' Gram matrices plus penalty and least curvature.
 
-    All classes have the first one's if ``n_grams`` is 1. The first build sets the least curvature.
+    If ``n_grams`` is 1, all samples have the same ``probabilities`` (n_rows, 1), and the classes'
+    matrices are multiples of the first one. The first build sets the least curvature.
     """
-    D = l2.shape[0]
+    n_rows, D = factors.shape[0], l2.shape[0]
     if least[0] < 0.0:
         for j in range(D):
             mean = 0.0
-            for k in range(n_grams):
-                mean += grams[k, j, j]
-            least[j] = _LEAST_CURVATURE * mean / n_grams / weight_sum
-    for k in range(factors.shape[0]):
-        a = factors[k]
-        if k >= n_grams:
+            for k in range(n_rows):
+                mean += _multiple(probabilities, k, n_grams) * grams[min(k, n_grams - 1), j, j]
+            least[j] = _LEAST_CURVATURE * mean / n_rows / weight_sum
+    for k in range(n_rows):
+        a, gram = factors[k], grams[min(k, n_grams - 1)]
+        multiple = _multiple(probabilities, k, n_grams)
+        if k >= n_grams and 1.0 / _ALIKE <= multiple <= _ALIKE:
             for i in range(D):
                 scales[k, i] = scales[0, i]
                 for j in range(i + 1):
@@ -207,11 +211,20 @@ def _build(
         else:
             for i in range(D):
                 for j in range(i + 1):
-                    a[i, j] = grams[k, i, j] / weight_sum
+                    a[i, j] = multiple * gram[i, j] / weight_sum
                 a[i, i] += l2[i] + least[i]
             if not _factor(a, scales[k]):
                 return False
     return True
+
+
+@scalar_kernel
+def _multiple(probabilities: Array, k: int, n_grams: int) -> float:
+    """Return by what to multiply the Gram matrix of class ``min(k, n_grams - 1)`` for class k."""
+    if k < n_grams:
+        return 1.0
+    p, first = np.float64(probabilities[k, 0]), np.float64(probabilities[0, 0])
+    return p * (1.0 - p) / (first * (1.0 - first))
 
 
 @scalar_kernel
@@ -343,9 +356,12 @@ def minimize(
             return
 
         if counts[AGE] < 0 or counts[AGE] >= counts[LAG]:
-            # Where all classes are equally likely their Gram matrices are the same.
-            is_uniform = settings[HAS_OFFSET] == 0.0 and _largest(x) == 0.0
-            n_grams = 1 if is_uniform else n_rows
+            # Without features all samples have the same probabilities.
+            none = settings[HAS_OFFSET] == 0.0
+            for k in range(n_rows):
+                for j in range(centre.shape[0]):
+                    none = none and shaped[X, k, j] == 0.0
+            n_grams = 1 if none else n_rows
             _set_params(params, shaped[X])
             call(addresses[0], 0, n_blocks, probability_arguments)
             _set_curvatures(residual, weights, curvatures)
@@ -355,7 +371,9 @@ def minimize(
                     for j in range(row.shape[0]):
                         row[j] = 0.0
             call(addresses[1], 0, n_grams, gram_arguments)
-            if not _build(grams, l2, least, weight_sum, n_grams, factors, scales):
+            if not _build(
+                grams, n_grams, residual[0], l2, least, weight_sum, factors, scales
+            ):  # fmt: skip
                 counts[STATUS] = HAND_OVER
                 return
             counts[LAG] = _FIRST_LAG if counts[LAG] == 0 else _LAG

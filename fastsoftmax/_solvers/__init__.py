@@ -6,6 +6,7 @@ from fastsoftmax._solvers.preconditioner import (
     BlockPreconditioner,
     CentredPreconditioner,
     DiagonalPreconditioner,
+    KroneckerPreconditioner,
     Preconditioner,
     SumZeroPreconditioner,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "CentredPreconditioner",
     "DiagonalPreconditioner",
     "IterationState",
+    "KroneckerPreconditioner",
     "Preconditioner",
     "SolverResult",
     "Status",

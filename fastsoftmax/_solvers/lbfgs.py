@@ -60,9 +60,9 @@ def minimize_lbfgs(
     value_and_gradient: Callable[[Vector], tuple[float, Vector]],
     start: Vector,
     make_preconditioner: Callable[[Vector], Preconditioner] | None = None,
-    refresh_at: Iterable[int] = (),
+    lags: Iterable[int] = (),
+    build_cost: float = 0.0,
     *,
-    exact_curvature: bool = False,
     memory: int = 10,
     **stopping: Unpack[Stopping],
 ) -> SolverResult:
@@ -76,14 +76,13 @@ def minimize_lbfgs(
         Not changed.
     make_preconditioner : callable, default=None
         Builds the inverse Hessian's first estimate at given parameters. None takes the
-        identity.
-    refresh_at : iterable of int, increasing
-        Iterations before which the preconditioner is built anew and the memory emptied, besides
-        the start.
-    exact_curvature : bool
-        Whether the preconditioner is the inverse Hessian where it was built. Then its scale is
-        kept, and a step size far from 1 brings on a refresh, too. Otherwise it is scaled to the
-        latest pair (Nocedal & Wright, equation 7.20).
+        identity. Where it is exact, its scale is kept, and a step size far from 1 makes it old.
+        Otherwise it is scaled to the latest pair (Nocedal & Wright, equation 7.20).
+    lags : iterable of int
+        Iterations after which the first, second ... preconditioner is old. Then it is built anew
+        and the memory emptied, unless ...
+    build_cost : float
+        ... so many more iterations seem to be enough: what building takes, in evaluations.
     memory : int
         Pairs kept.
     **stopping
@@ -107,7 +106,7 @@ def minimize_lbfgs(
     x = np.array(start, dtype=np.float64)
     f, g = progress.start(value_and_gradient, x)
     pairs = _Memory(memory)
-    preconditioner = LaggedPreconditioner(make_preconditioner, refresh_at, x)
+    preconditioner = LaggedPreconditioner(make_preconditioner, lags, build_cost, x)
     fresh = True  # whether the preconditioner was built at x
     scale = 1.0 if make_preconditioner else 1.0 / max(float(np.sqrt(dot(g, g))), 1.0)
 
@@ -124,7 +123,7 @@ def minimize_lbfgs(
             # directions need a far longer one. Its own metric is the safer estimate.
             decrement = max(decrement, 0.5 * dot(g, preconditioner.apply(g)))
         gain = decrement
-        if not exact_curvature and make_preconditioner is not None:
+        if not preconditioner.is_exact and make_preconditioner is not None:
             decrement *= _CAUTION
         status = progress.verdict(decrement, gain, direction)
         if status is not None:
@@ -147,14 +146,12 @@ def minimize_lbfgs(
 
         step = point.step_size * direction
         change = point.gradient - g
-        if pairs.add(step, change) and not exact_curvature:
+        if pairs.add(step, change) and not preconditioner.is_exact:
             scale *= dot(step, change) / dot(change, precondition(change))
         x, f, g = x + step, point.value, point.gradient
         fresh = False
-        bad = exact_curvature and not 0.1 <= point.step_size <= 5.0
-        due = preconditioner.due(progress.n_iterations + 1)
-        if make_preconditioner is not None and (due or bad):
+        progress.visit(x, f, g, point.step_size)
+        if preconditioner.is_old(point.step_size, progress.n_left):
             preconditioner.build(x)
             pairs.clear()
             fresh = True
-        progress.visit(x, f, g, point.step_size)

@@ -134,7 +134,8 @@ def minimize_newton_cg(
     hessian_operator: Callable[[Vector], Callable[[Vector], Vector]],
     start: Vector,
     make_preconditioner: Callable[[Vector], Preconditioner] | None = None,
-    refresh_at: Iterable[int] = (),
+    lags: Iterable[int] = (),
+    build_cost: float = 0.0,
     **stopping: Unpack[Stopping],
 ) -> SolverResult:
     """Minimise a twice differentiable function.
@@ -151,7 +152,7 @@ def minimize_newton_cg(
         Of parameters; returns a callable that multiplies a direction by the Hessian there.
         FloatingPointError from either means that it overflows, which ends a Newton system like
         negative curvature does.
-    make_preconditioner, refresh_at
+    make_preconditioner, lags, build_cost
         See `minimize_lbfgs`; the conjugate gradients' preconditioner.
     **stopping
         See `Stopping`.
@@ -173,7 +174,7 @@ def minimize_newton_cg(
     progress = Progress(**stopping)
     x = np.array(start, dtype=np.float64)
     f, g = progress.start(value_and_gradient, x)
-    preconditioner = LaggedPreconditioner(make_preconditioner, refresh_at, x)
+    preconditioner = LaggedPreconditioner(make_preconditioner, lags, build_cost, x)
     forcing, size = _FORCING_MOST, math.inf
 
     progress.visit(x, f, g)
@@ -202,9 +203,9 @@ def minimize_newton_cg(
         if point is None:
             return progress.result(progress.failure(gain))
         x, f, g = x + point.step_size * step.direction, point.value, point.gradient
-        if preconditioner.due(progress.n_iterations + 1):
-            preconditioner.build(x)
         progress.visit(x, f, g, point.step_size)
+        if preconditioner.is_old(point.step_size, progress.n_left):
+            preconditioner.build(x)
 
 
 def _next_forcing(forcing: float, size: float, previous_size: float) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,21 +13,49 @@ from fastsoftmax._linalg import Cholesky, NotPositiveDefiniteError
 from fastsoftmax._solvers.vectors import Vector
 
 
-class Preconditioner(Protocol):
-    """A symmetric positive definite approximation of the inverse Hessian."""
+class Preconditioner(ABC):
+    """A symmetric positive definite approximation of the inverse Hessian.
 
+    Attributes
+    ----------
+    is_exact : bool
+        Whether it is the inverse Hessian where it was built.
+    """
+
+    is_exact: bool
+
+    @abstractmethod
     def apply(self, gradient: Vector) -> Vector:
         """Return its product with a flat gradient."""
 
+    def damped(self, damping: float) -> Preconditioner:
+        """Return one for shorter steps; this one, if it cannot be damped."""
+        return self
+
+
+#: Eigenvalues whose ratio is at most this share a factor.
+_ALIKE = 1.2
+#: Damping of the second preconditioner, but for what the first one's step tells.
+_DAMPING = 1e-2
+#: Step sizes between which an exact one is as it should be.
+_LEAST_FITTING, _MOST_FITTING = 0.1, 5.0
+
 
 class LaggedPreconditioner:
-    """The preconditioner of a solver, built at the start and anew at scheduled iterations.
+    """The preconditioner of a solver: built at the start, and anew when it is old and that pays.
+
+    The size of the first step after a build tells how far its curvature can be trusted, and so how
+    much the next one is to be damped (Levenberg 1944, Quart. Appl. Math. 2; Marquardt 1963).
 
     Parameters
     ----------
     make : callable or None
         Builds a preconditioner at given parameters. None is the identity.
-    refresh_at : iterable of int, increasing
+    lags : iterable of int
+        Iterations after which the first, second ... preconditioner is old; after the last of them
+        none is.
+    cost : float
+        Of `make`, in iterations.
     params : ndarray of shape (n,)
         Where the first one is built.
     """
@@ -35,25 +63,41 @@ class LaggedPreconditioner:
     def __init__(
         self,
         make: Callable[[Vector], Preconditioner] | None,
-        refresh_at: Iterable[int],
+        lags: Iterable[int],
+        cost: float,
         params: Vector,
     ) -> None:
-        self._make = make
-        self._schedule = iter(refresh_at)
-        self._next = next(self._schedule, math.inf)
+        self._make, self._lags, self._cost = make, iter(lags), cost
+        self._damping = 0.0  # the first one is taken as it is: the start may be the optimum
         self.build(params)
+        self._damping = _DAMPING
 
     def build(self, params: Vector) -> None:
         """Build it anew."""
         self._current = None  # the old one need not stay beside the new one
-        self._current = None if self._make is None else self._make(params)
+        if self._make is not None:
+            self._current = self._make(params).damped(self._damping)
+        self._lag = next(self._lags, math.inf)
+        self._age = 0
 
-    def due(self, iteration: int) -> bool:
-        """Tell whether an iteration of the schedule has come since this was last true."""
-        due = self._next <= iteration
-        while self._next <= iteration:
-            self._next = next(self._schedule, math.inf)
-        return due
+    def is_old(self, step_size: float, n_left: float) -> bool:
+        """Take down a step; tell whether it is old, and `n_left` more would cost more.
+
+        A step size far from 1 makes an exact one old.
+        """
+        self._age += 1
+        if self._age == 1 and self.is_exact:
+            if step_size < 0.4:
+                self._damping *= 4.0
+            elif step_size > 0.8:
+                self._damping /= 10.0
+        fits = not self.is_exact or _LEAST_FITTING <= step_size <= _MOST_FITTING
+        return (self._age >= self._lag or not fits) and n_left > self._cost
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is the inverse Hessian where it was built."""
+        return self._current is not None and self._current.is_exact
 
     def apply(self, gradient: Vector) -> Vector:
         """Return the product with a gradient; without a preconditioner, the gradient itself."""
@@ -99,7 +143,7 @@ class _ScaledFactor:
         return self._scale * self._factor.solve(self._scale * right)
 
 
-class SumZeroPreconditioner:
+class SumZeroPreconditioner(Preconditioner):
     """Inverse of a full Hessian over rows that may be shifted by a common vector.
 
     A softmax does not change when every row's coefficients shift alike, so the Hessian is
@@ -110,23 +154,44 @@ class SumZeroPreconditioner:
     Parameters
     ----------
     hessian : ndarray of shape (n_free * D, n_free * D)
-        Leading block of the loss's Hessian. Overwritten.
+        Leading block of the loss's Hessian. Overwritten where there is no reference.
     l2 : ndarray of shape (D,)
         Penalty strengths.
     n_rows : int
         K, where ``n_free = K - 1``, or 1, where the Hessian is not singular and ``n_free = 1``.
+    reference : ndarray like `hessian`, default=None
+        What is added where damped; that of another place, for example.
+    damping : float, default=0.0
+        In units of the reference.
     """
 
-    def __init__(self, hessian: NDArray[np.float64], l2: Vector, n_rows: int) -> None:
+    is_exact = True
+
+    def __init__(
+        self,
+        hessian: NDArray[np.float64],
+        l2: Vector,
+        n_rows: int,
+        reference: NDArray[np.float64] | None = None,
+        damping: float = 0.0,
+    ) -> None:
         D = len(l2)
         n_free = max(1, n_rows - 1)
-        blocks = hessian.reshape(n_free, D, n_free, D)
+        self._shape = (n_rows, D)
+        self._undamped = None if reference is None else (hessian, l2, n_rows, reference)
+        matrix = hessian if reference is None else hessian + damping * reference
+        blocks = matrix.reshape(n_free, D, n_free, D)
         for a in range(n_free):
             for b in range(n_free):
                 share = 1.0 if n_rows == 1 else float(a == b) - 1.0 / n_rows
                 blocks[a, np.arange(D), b, np.arange(D)] += share * l2
-        self._shape = (n_rows, D)
-        self._factor = _ScaledFactor(hessian)
+        self._factor = _ScaledFactor(matrix)
+
+    def damped(self, damping: float) -> Preconditioner:
+        """Return the same with so many times the reference added."""
+        if self._undamped is None:
+            return self
+        return SumZeroPreconditioner(*self._undamped, damping)
 
     def apply(self, gradient: Vector) -> Vector:
         """Return the step, whose rows sum to zero."""
@@ -140,7 +205,51 @@ class SumZeroPreconditioner:
         return step.ravel()
 
 
-class BlockPreconditioner:
+class KroneckerPreconditioner(Preconditioner):
+    """Inverse of a Hessian ``C ⊗ G + I ⊗ diag(l2)``, on parameters whose rows sum to zero.
+
+    The softmax Hessian of data whose samples all have the same probabilities p is of this form,
+    ``C = diag(p) - p pᵀ`` and G the features' Gram matrix. With ``C = U diag(s) Uᵀ`` it takes a
+    factor of ``s_j G + diag(l2)`` for each j; those of eigenvalues that are nearly the same are
+    shared.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_rows, n_rows)
+        C. Several rows sum to zero.
+    gram : ndarray of shape (D, D)
+        G.
+    l2 : ndarray of shape (D,)
+        Penalty strengths.
+    """
+
+    is_exact = True
+
+    def __init__(self, classes: NDArray[np.float64], gram: NDArray[np.float64], l2: Vector) -> None:
+        values, vectors = np.linalg.eigh(classes)
+        if len(classes) > 1:  # the first eigenvector is the shift that all rows have in common
+            values, vectors = values[1:], vectors[:, 1:]
+        self._vectors = vectors
+        self._groups: list[tuple[slice, _ScaledFactor]] = []
+        first = 0
+        while first < len(values):
+            last = int(np.searchsorted(values, _ALIKE * values[first], side="right"))
+            group = slice(first, max(last, first + 1))
+            matrix = values[group].mean() * gram
+            matrix[np.diag_indices_from(matrix)] += l2
+            self._groups.append((group, _ScaledFactor(matrix)))
+            first = group.stop
+
+    def apply(self, gradient: Vector) -> Vector:
+        """Return the step, whose rows sum to zero."""
+        g = np.einsum("kj,kd->jd", self._vectors, gradient.reshape(len(self._vectors), -1))
+        for group, factor in self._groups:
+            g[group] = factor.solve(g[group])
+        step: Vector = np.einsum("kj,jd->kd", self._vectors, g).ravel()
+        return step
+
+
+class BlockPreconditioner(Preconditioner):
     """Inverse of a block-diagonal matrix, one block per row of the parameters.
 
     Parameters
@@ -151,6 +260,8 @@ class BlockPreconditioner:
         Penalty strengths, added to each block's diagonal.
     n_rows : int
     """
+
+    is_exact = False
 
     def __init__(self, blocks: NDArray[np.float64], l2: Vector, n_rows: int) -> None:
         self._shape = (n_rows, len(l2))
@@ -172,7 +283,7 @@ class BlockPreconditioner:
         return step.ravel()
 
 
-class CentredPreconditioner:
+class CentredPreconditioner(Preconditioner):
     """A preconditioner for coefficients of ``x - centre``, for those of x.
 
     ``W x + b = W (x - centre) + b'`` with ``b' = b + W centre``: the coefficients, and so their
@@ -186,8 +297,13 @@ class CentredPreconditioner:
     """
 
     def __init__(self, centred: Preconditioner, centre: Vector) -> None:
+        self.is_exact = centred.is_exact
         self._centred = centred
         self._centre = centre
+
+    def damped(self, damping: float) -> Preconditioner:
+        """Return the same around the damped one."""
+        return CentredPreconditioner(self._centred.damped(damping), self._centre)
 
     def apply(self, gradient: Vector) -> Vector:
         """Return the step."""
@@ -198,7 +314,7 @@ class CentredPreconditioner:
         return step.ravel()
 
 
-class DiagonalPreconditioner:
+class DiagonalPreconditioner(Preconditioner):
     """Inverse of a diagonal matrix.
 
     Parameters
@@ -206,6 +322,8 @@ class DiagonalPreconditioner:
     diagonal : ndarray of shape (n_rows, D)
         Non-negative; entries of zero (columns that never occur, unpenalised) are left alone.
     """
+
+    is_exact = False
 
     def __init__(self, diagonal: NDArray[np.float64]) -> None:
         self._shape = diagonal.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypedDict
@@ -13,6 +14,8 @@ from fastsoftmax._solvers.vectors import Vector, max_norm
 
 #: Iterations without a smaller gradient, at a promised gain below the noise, that mean "floor".
 _PATIENCE = 4
+#: Decrements that tell how fast it falls.
+_WINDOW = 4
 
 
 class Stopping(TypedDict, total=False):
@@ -91,12 +94,25 @@ class Progress:
         self._on_iteration, self._recedes = on_iteration, recedes
         self._history: list[tuple[int, float, float]] = []
         self._since_best, self._stop = 0, False
+        self._decrements: list[float] = []
         self.n_passes = 0
 
     @property
     def n_iterations(self) -> int:
         """Steps taken."""
         return len(self._history) - 1
+
+    @property
+    def n_left(self) -> float:
+        """Iterations until the stopping rule holds, if the decrement goes on falling as it did."""
+        recent = self._decrements[-_WINDOW:]
+        falls = len(recent) > 1 and 0.0 < recent[-1] < recent[0]
+        if not (falls and self.enough > 0.0):
+            return math.inf
+        rate = math.log(recent[0] / recent[-1]) / (len(recent) - 1)
+        # The decrement goes with the square of the gradient.
+        to_go = max(recent[-1] / self.enough, (self._latest.norm / self._tol) ** 2)
+        return math.log(max(to_go, 1.0)) / rate - 1.0  # the latest iterate's is not known yet
 
     def start(
         self, value_and_gradient: Callable[[Vector], tuple[float, Vector]], params: Vector
@@ -146,6 +162,7 @@ class Progress:
         direction : ndarray of shape (n,)
             The step that the solver would try next.
         """
+        self._decrements.append(decrement)
         latest = self._latest
         if np.isnan(latest.decrement):
             latest.decrement = decrement

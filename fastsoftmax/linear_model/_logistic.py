@@ -30,7 +30,7 @@ from fastsoftmax._validation import (
     passes_if_finite,
     refuse_missing_labels,
 )
-from fastsoftmax.linear_model._solve import solve
+from fastsoftmax.linear_model._solve import intercept_only, solve
 from fastsoftmax.objective import SoftmaxObjective
 
 
@@ -267,11 +267,10 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         self.n_passes_ = result.n_passes
 
     def _start(self, objective: SoftmaxObjective) -> NDArray[np.float64]:
-        """Return the parameters to start from: zero, or the last fit's if they fit."""
-        start = np.zeros(objective.shape)
+        """Return the parameters to start from: `intercept_only`, or the last fit's."""
         coef = getattr(self, "coef_", None)
         if not self.warm_start or coef is None:
-            return start
+            return intercept_only(objective)
         coef = coef.toarray() if sparse.issparse(coef) else coef
         if coef.shape != (objective.n_rows, objective.n_features):
             raise ValueError(
@@ -282,6 +281,7 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         if len(coef) > 1:
             # Steps sum to zero over the classes, so what the start does not, nothing takes away.
             coef = coef - coef.mean(axis=0)
+        start = np.zeros(objective.shape)
         start[:, : objective.n_features] = coef
         if self.fit_intercept:
             start[:, -1] = self.intercept_

@@ -27,7 +27,7 @@ _MOST_SAMPLES = 3000
 _MOST_ENTRIES = 2**25
 
 
-def is_wide(objective: SoftmaxObjective, start: Vector) -> bool:
+def is_wide(objective: SoftmaxObjective) -> bool:
     """Tell whether an objective is better minimised in the space of its rows.
 
     In float32 the products of rows lose half of their digits; a penalty that differs between
@@ -42,7 +42,6 @@ def is_wide(objective: SoftmaxObjective, start: Vector) -> bool:
         and objective.n_samples * objective.n_features <= _MOST_ENTRIES
         and l2[0] > 0.0
         and bool(np.all(l2 == l2[0]))
-        and not start.any()
     )
 
 

@@ -6,15 +6,18 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, softmax
 
 from fastsoftmax._solvers import (
     BlockPreconditioner,
     CentredPreconditioner,
     DiagonalPreconditioner,
     IterationState,
+    KroneckerPreconditioner,
     Preconditioner,
     SolverResult,
     Stopping,
@@ -31,21 +34,35 @@ Vector = NDArray[np.float64]
 #: The full Hessian is built where it has at most so many free parameters (its factor takes
 #: 0.1 s at 2000) and costs at most so many passes over X (digits: 110, at 45 pairs of classes).
 _FULL_HESSIAN = 2000
-_FULL_HESSIAN_PASSES = 200.0
+_FULL_HESSIAN_PASSES = 400.0
 #: With `solver="newton-cholesky"` it may have so many free parameters, 3.2 GB.
 _MOST_HESSIAN = 20_000
 #: Iterations between two full Hessians (lag): L-BFGS bridges the time with cheap passes.
 _HESSIAN_LAG = 8
 
-#: Gram matrices have at most so many columns and cost at most so many passes. There is one per
+#: Gram matrices have at most so many columns and cost at most so many iterations. There is one per
 #: class as long as this costs little: mnist then takes 25 passes to 1e-6 in place of 150, ...
 _GRAM_COLUMNS = 2500
-_GRAM_PASSES = 100.0
-_CLASS_GRAM_PASSES = 20.0
+_GRAM_COST = 100.0
+_CLASS_GRAM_COST = 15.0
 #: ... and as long as they have at most so many entries, 512 MB.
 _CLASS_GRAM_ENTRIES = 2**26
 #: Iterations between two Gram preconditioners.
 _GRAM_LAG = 16
+
+#: Classes up to which a Hessian at the start is rotated into the eigenvectors of the classes'.
+_MOST_ROTATED = 128
+
+#: What the first Hessian's diagonal is raised by, so that columns that depend on one another do not
+#: turn rounding into steps: its inverse is at most 1e10 times as large there.
+_RIDGE = 1e-10
+
+#: A class is at least so likely where a fit starts, in units of 1 / K: what tells a rare class for
+#: certain would ask for a first step of 1 / p, and flights at C=1 take 75 passes in place of 47.
+_LEAST_SHARE = 0.5
+
+#: What an iteration takes besides its pass, in operations of a pass: 0.2 ms.
+_ITERATION_WORK = 2e7
 
 #: A class that has become certain everywhere keeps this share of its first curvature: without
 #: it the first steps on raw mnist are so long that nothing else happens in 300 passes.
@@ -64,19 +81,19 @@ class _Curvature:
         Builds a preconditioner at given parameters.
     lag : int
         Iterations until the next one.
-    is_exact : bool
-        Whether it is the inverse Hessian where it was built.
+    cost : float
+        Of building one, in iterations.
     """
 
     name: str
     make: Callable[[Vector], Preconditioner]
     lag: int
-    is_exact: bool = False
+    cost: float
 
     @property
-    def refresh_at(self) -> Iterator[int]:
-        """The iterations before which to build it anew, the first one being short."""
-        return itertools.chain([min(8, self.lag)], itertools.count(self.lag, self.lag))
+    def lags(self) -> Iterator[int]:
+        """Iterations from one build to the next; the first one tells least of the optimum."""
+        return itertools.chain([min(8, self.lag)], itertools.repeat(self.lag))
 
 
 def solve(
@@ -124,16 +141,17 @@ def solve(
         "recedes": None if objective.l2[:-1].all() else _recession(objective),
     }
     x = start.ravel()
+    centre = _centre(objective)
     if solver != "auto":
-        return _iterate(objective, solver, x, stopping)
+        return _iterate(objective, solver, x, centre, stopping)
     # Small data first: then a row of weight 2 is treated like the row twice, also in wide data.
     if is_small(objective) and stopping["recedes"] is None:
-        early, goes_on = SmallFit(objective, x, _centre(objective), stopping).run()
+        early, goes_on = SmallFit(objective, x, centre, stopping).run()
         name = "compiled lbfgs (a Gram matrix per class)"
-    elif (rotation := _rotation(objective, x)) is not None:
+    elif (rotation := _rotation(objective, x, centre)) is not None:
         inner, name = solve(
             rotation.objective,
-            np.zeros(rotation.objective.shape),
+            intercept_only(rotation.objective),
             tol=tol,
             max_iter=max_iter,
             on_iteration=rotation.original_callback(on_iteration),
@@ -142,18 +160,35 @@ def solve(
         # A component of the gradient can be larger than all of the rotated one.
         goes_on = early.converged and early.gradient_norm > tol
     else:
-        return _iterate(objective, solver, x, stopping)
+        return _iterate(objective, solver, x, centre, stopping)
     if not goes_on:
         return early, name
     # Rounding, overflow, or a line search that failed: what follows is made for that.
-    late, late_name = _iterate(objective, solver, early.params, _going_on(stopping, early))
+    rest = _going_on(stopping, early)
+    late, late_name = _iterate(objective, solver, early.params, centre, rest)
     return _joined(early, late), f"{name}, then {late_name}"
 
 
-def _rotation(objective: SoftmaxObjective, x: Vector) -> Rotation | None:
-    if is_wide(objective, x):
+def intercept_only(objective: SoftmaxObjective) -> Vector:
+    """Return where a fit starts, shape ``objective.shape``: the best parameters without features.
+
+    The intercepts are logarithms of the classes' shares, but for rare classes. With an offset, or
+    without intercept, all is zero.
+    """
+    params = np.zeros(objective.shape)
+    design = objective.design
+    if objective.fit_intercept and not design.has_offset:
+        shares = design.class_weights() / design.weight_sum
+        logits = np.log(np.maximum(shares, _LEAST_SHARE / design.n_classes))
+        one_logit = objective.n_rows == 1
+        params[:, -1] = logits[1] - logits[0] if one_logit else logits - logits.mean()
+    return params
+
+
+def _rotation(objective: SoftmaxObjective, x: Vector, centre: Vector) -> Rotation | None:
+    if is_wide(objective) and not _coefficients(objective, x)[0].any():
         with contextlib.suppress(ValueError):  # products of rows overflow, logits need not
-            return Rotation(objective, _centre(objective))
+            return Rotation(objective, centre)
     return None
 
 
@@ -161,21 +196,20 @@ def _iterate(
     objective: SoftmaxObjective,
     solver: str,
     x: Vector,
+    centre: Vector,
     stopping: Stopping,
 ) -> tuple[SolverResult, str]:
     """Run a solver that knows callables only."""
     function = objective.value_and_gradient
     if solver == "newton-cholesky":
-        curvature = _full_hessian(objective, lag=1)
+        curvature = replace(_full_hessian(objective, centre), lag=1, cost=0.0)
     else:
-        curvature = _choose(objective, with_hessian=solver != "newton-cg")
-    metric = curvature.make, curvature.refresh_at
+        curvature = _choose(objective, centre, with_hessian=solver != "newton-cg")
+    metric = curvature.make, curvature.lags, curvature.cost
     if solver == "newton-cg":
         result = minimize_newton_cg(function, objective.hessian_operator, x, *metric, **stopping)
     else:
-        result = minimize_lbfgs(
-            function, x, *metric, exact_curvature=curvature.is_exact, **stopping
-        )
+        result = minimize_lbfgs(function, x, *metric, **stopping)
     name = "lbfgs" if solver == "auto" else solver
     return result, f"{name} ({curvature.name})"
 
@@ -210,25 +244,30 @@ def _joined(early: SolverResult, late: SolverResult) -> SolverResult:
     )
 
 
-def _choose(objective: SoftmaxObjective, with_hessian: bool) -> _Curvature:
+def _choose(objective: SoftmaxObjective, centre: Vector, with_hessian: bool) -> _Curvature:
     """Return the preconditioner that suits an objective's shape."""
     design, (n_rows, D) = objective.design, objective.shape
-    centre = _centre(objective)
     if (
         with_hessian
         and max(1, n_rows - 1) * D <= _FULL_HESSIAN
         and design.hessian_passes(n_rows, centre) <= _FULL_HESSIAN_PASSES
     ):
-        return _full_hessian(objective, lag=_HESSIAN_LAG)
+        return _full_hessian(objective, centre)
     if D <= _GRAM_COLUMNS:
-        most_rows = max(3 * D, 1500)
-        costs = {shared: design.class_gram_passes(n_rows, most_rows, shared, centre)
-                 for shared in (False, True)}  # fmt: skip
-        few_entries = n_rows * D**2 <= _CLASS_GRAM_ENTRIES
-        shared = not (few_entries and costs[False] <= _CLASS_GRAM_PASSES)
-        if costs[shared] <= _GRAM_PASSES:
-            return _grams(objective, most_rows, shared, costs[shared])
-    return _diagonal(objective)
+        for shared in (n_rows * D**2 > _CLASS_GRAM_ENTRIES, True):
+            curvature = _grams(objective, centre, max(3 * D, 1500), shared)
+            if curvature.cost <= (_GRAM_COST if shared else _CLASS_GRAM_COST):
+                return curvature
+    return _diagonal(objective, centre)
+
+
+def _in_iterations(
+    objective: SoftmaxObjective, n_passes: float, n_factors: int, order: int
+) -> float:
+    """Return what passes cost in iterations, each a pass and solves with factors of an order."""
+    pass_work = objective.design.pass_work(objective.n_rows)
+    # Triangular solves run at a tenth of the speed of a pass.
+    return n_passes * pass_work / (pass_work + _ITERATION_WORK + 40.0 * n_factors * order**2)
 
 
 def _centre(objective: SoftmaxObjective) -> Vector:
@@ -248,7 +287,7 @@ def _coefficients(objective: SoftmaxObjective, params: Vector) -> tuple[Vector, 
     return packed, np.zeros(len(packed))
 
 
-def _full_hessian(objective: SoftmaxObjective, lag: int) -> _Curvature:
+def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
     design, (n_rows, D) = objective.design, objective.shape
     n_free, extended = max(1, n_rows - 1), design.n_features + 1
     if n_free * D > _MOST_HESSIAN:
@@ -257,46 +296,84 @@ def _full_hessian(objective: SoftmaxObjective, lag: int) -> _Curvature:
             f"{design.n_features} features and {design.n_classes} classes; use solver='auto' or "
             "'newton-cg'."
         )
-    centre, l2 = _centre(objective), objective.l2[:D]
+    l2 = objective.l2[:D]
+
+    @cache
+    def without_features() -> NDArray[np.float64]:
+        uniform = np.full(n_free, 1.0 / design.n_classes)
+        by_class = np.diag(uniform) - np.outer(uniform, uniform)
+        hessian: NDArray[np.float64] = np.kron(by_class, _gram(objective, centre, design.n_samples))
+        return hessian
 
     def make(params: Vector) -> Preconditioner:
+        at_start = _at_start(objective, centre, params, design.n_samples)
+        if at_start is not None:
+            return at_start
         full = design.hessian(*_coefficients(objective, params), centre)
         full /= design.weight_sum
         blocks = full.reshape(n_free, extended, n_free, extended)[:, :D, :, :D]
         hessian = np.ascontiguousarray(blocks).reshape(n_free * D, n_free * D)
-        return _centred(SumZeroPreconditioner(hessian, l2, n_rows), centre)
+        small = n_free * D <= _FULL_HESSIAN and not design.has_offset
+        reference = without_features() if small else None
+        return _centred(SumZeroPreconditioner(hessian, l2, n_rows, reference), centre)
 
-    return _Curvature("full Hessian", make, lag, is_exact=True)
+    n_passes = design.hessian_passes(n_rows, centre)
+    cost = _in_iterations(objective, n_passes, 1, n_free * D)
+    return _Curvature("full Hessian", make, _HESSIAN_LAG, cost)
 
 
-def _grams(
-    objective: SoftmaxObjective, most_rows: int, shared: bool, n_passes: float
-) -> _Curvature:
+def _at_start(
+    objective: SoftmaxObjective, centre: Vector, params: Vector, most_rows: int
+) -> Preconditioner | None:
+    """Return the inverse Hessian where the probabilities of all samples are the same, else None.
+
+    One Gram matrix tells all of it.
+    """
+    n_rows, D = objective.shape
+    coef, intercept = _coefficients(objective, params)
+    if coef.any() or objective.design.has_offset or n_rows > _MOST_ROTATED:
+        return None
+    p = softmax(intercept) if n_rows > 1 else expit(intercept)
+    by_class = np.diag(p) - np.outer(p, p)
+    gram = _gram(objective, centre, most_rows)
+    gram[np.diag_indices(D)] *= 1.0 + _RIDGE
+    return _centred(KroneckerPreconditioner(by_class, gram, objective.l2[:D]), centre)
+
+
+def _gram(objective: SoftmaxObjective, centre: Vector, most_rows: int) -> NDArray[np.float64]:
+    """Return the weighted mean of ``u uᵀ``, (D, D), of data without offset; see `class_grams`."""
+    D, design = objective.shape[1], objective.design
+    half = np.zeros((1, objective.n_features)), np.zeros(1)  # one logit, a curvature of 1/4
+    gram = design.class_grams(*half, most_rows, True, centre)[0, :D, :D]
+    return gram * (4.0 / design.weight_sum)
+
+
+def _grams(objective: SoftmaxObjective, centre: Vector, most_rows: int, shared: bool) -> _Curvature:
     design, (n_rows, D) = objective.design, objective.shape
-    centre, l2 = _centre(objective), objective.l2[:D]
+    l2 = objective.l2[:D]
     least: list[Vector] = []
 
     def make(params: Vector) -> Preconditioner:
+        at_start = _at_start(objective, centre, params, most_rows)
+        if at_start is not None:
+            return at_start
         coef, intercept = _coefficients(objective, params)
-        one, share = shared, 1.0 / design.weight_sum
-        if not (params.any() or design.has_offset):
-            # All classes are equally likely: their matrices are the same.
-            coef, intercept, one = coef[:1], intercept[:1], True
-            share *= (1.0 - 1.0 / design.n_classes) / design.n_classes / 0.25
-        grams = design.class_grams(coef, intercept, most_rows, one, centre)[:, :D, :D]
-        grams *= share
+        grams = design.class_grams(coef, intercept, most_rows, shared, centre)[:, :D, :D]
+        grams /= design.weight_sum
         if not least:
             least.append(_LEAST_CURVATURE * np.einsum("kjj->j", grams) / len(grams))
         grams[:, np.arange(D), np.arange(D)] += least[0]
         return _centred(BlockPreconditioner(grams, l2, n_rows), centre)
 
     name = "one Gram matrix" if shared else "a Gram matrix per class"
-    return _Curvature(name, make, max(_GRAM_LAG, round(2.0 * n_passes)))
+    n_passes = design.class_gram_passes(n_rows, most_rows, shared, centre)
+    cost = _in_iterations(objective, n_passes, n_rows, D)
+    return _Curvature(name, make, max(_GRAM_LAG, round(2.0 * cost)), cost)
 
 
-def _diagonal(objective: SoftmaxObjective) -> _Curvature:
+def _diagonal(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
     design, (n_rows, D) = objective.design, objective.shape
-    centre, l2 = _centre(objective), objective.l2[:D]
+    l2 = objective.l2[:D]
 
     def make(params: Vector) -> Preconditioner:
         coefficients = _coefficients(objective, params)
@@ -305,7 +382,7 @@ def _diagonal(objective: SoftmaxObjective) -> _Curvature:
         diagonal = diagonal / design.weight_sum + l2
         return _centred(DiagonalPreconditioner(diagonal * np.ones((n_rows, 1))), centre)
 
-    return _Curvature("diagonal", make, _GRAM_LAG)
+    return _Curvature("diagonal", make, _GRAM_LAG, cost=2.0)
 
 
 #: Logits that a receding step moves apart at least, the share of it by which one may shrink, and
