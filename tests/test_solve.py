@@ -107,11 +107,11 @@ def test_a_fit_starts_from_the_best_intercepts(kind, n_classes, storage):
     assert not _solve.intercept_only(no_intercept).any()
 
 
-def test_a_fit_starts_with_rare_classes_more_likely_than_they_are():
-    y = np.repeat([0, 1, 2, 3], [5000, 4000, 1, 0])
+def test_a_fit_starts_with_classes_that_are_possible():
+    y = np.repeat([0, 1, 2, 3], [5000, 4000, 1000, 0])
     objective = SoftmaxObjective(np.ones((len(y), 1)), y, n_classes=4)
     p = np.exp(_solve.intercept_only(objective)[:, -1])
-    np.testing.assert_allclose(p / p.sum(), np.array([5000, 4000, 1125, 1125]) / 11250, atol=2e-4)
+    np.testing.assert_allclose(p / p.sum(), np.array([5000, 4000, 1000, 25]) / 10025, atol=1e-12)
 
 
 def test_lists_are_parameters_too():

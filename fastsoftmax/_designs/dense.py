@@ -221,7 +221,8 @@ class DenseDesign:
         self, coef: Float64Array, intercept: Float64Array, centre: Float64Array | None = None
     ) -> Float64Array:
         """Return the Hessian of the loss sum in its identifiable coordinates."""
-        blocks = self._blocks(coef, intercept, centre)
+        n_rows = coef.shape[0]
+        blocks = self._blocks(coef, intercept, centre, n_rows * (n_rows + 5) // 2)
         return curvature.hessian(blocks, coef.shape[0], self.n_features, self._density(centre))
 
     def hessian_passes(self, n_rows: int, centre: Float64Array | None = None) -> float:
@@ -239,11 +240,11 @@ class DenseDesign:
         """Return ``sum_i w_i p_ik (1 - p_ik) u_i u_iᵀ`` per logit row, from a choice of rows."""
         density = self._density(centre)
         if self.n_samples <= most_rows:
-            blocks = self._blocks(coef, intercept, centre)
+            blocks = self._blocks(coef, intercept, centre, 4 * coef.shape[0])
             return curvature.class_grams(blocks, coef.shape[0], self.n_features, density, shared)
         diagonals = self.class_diagonals(coef, intercept, centre, shared)
         picks = curvature.EvenPicks(diagonals[:, -1], most_rows)
-        for rows in self._blocks(coef, intercept, centre):
+        for rows in self._blocks(coef, intercept, centre, 4 * coef.shape[0]):
             picks.add(rows, shared)
         grams = picks.grams(self.X, self._centre(centre), density)
         # A feature that is rare among the rows picked still curves the objective.
@@ -268,7 +269,7 @@ class DenseDesign:
         shared: bool = False,
     ) -> Float64Array:
         """Return the diagonals of `class_grams` over all rows."""
-        blocks = self._blocks(coef, intercept, centre)
+        blocks = self._blocks(coef, intercept, centre, 4 * coef.shape[0])
         return curvature.class_diagonals(blocks, coef.shape[0], self.n_features, shared)
 
     def margins(self, coef: Float64Array, intercept: Float64Array) -> tuple[float, float] | None:
@@ -280,11 +281,10 @@ class DenseDesign:
         coef: Float64Array,
         intercept: Float64Array,
         centre: Float64Array | None,
+        n_entries: int,
     ) -> Iterator[curvature.Block]:
-        """Yield all rows that count, in blocks of which a few MB are made."""
+        """Yield all rows that count, in blocks; `n_entries` are made for each row."""
         origin = self._centre(centre)
-        n_rows = coef.shape[0]
-        n_entries = n_rows * (n_rows + 1) // 2 + 2 * n_rows
         if self.weights.size:
             n_entries += self.n_features  # of a copy
         for rows in curvature.row_slices(self.n_samples, n_entries):
