@@ -26,9 +26,9 @@ from numba.np.ufunc import parallel as numba_parallel
 
 from fastsoftmax._jit import launch, machine_code
 
-#: Floating-point operations below which waking threads costs more than it saves: about 0.2 ms
+#: Floating-point operations below which waking threads costs more than it saves: about 0.4 ms
 #: of one core, against 20 to 80 us for a launch, or several 100 us where an idle core must wake.
-_SERIAL_WORK = 1e7
+_SERIAL_WORK = 2e7
 
 _local = threading.local()
 _sweeping: dict[int, threading.Thread] = {}

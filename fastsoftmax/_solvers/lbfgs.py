@@ -86,8 +86,8 @@ def minimize_lbfgs(
     memory : int
         Pairs kept.
     **stopping
-        See `Stopping`. With an inexact preconditioner the estimated distance counts tenfold
-        (`_CAUTION`).
+        See `Stopping`. Where the preconditioner is not the inverse Hessian at the latest iterate,
+        the estimated distance counts tenfold (`_CAUTION`).
 
     Returns
     -------
@@ -123,7 +123,8 @@ def minimize_lbfgs(
             # directions need a far longer one. Its own metric is the safer estimate.
             decrement = max(decrement, 0.5 * dot(g, preconditioner.apply(g)))
         gain = decrement
-        if not preconditioner.is_exact and make_preconditioner is not None:
+        is_newton = preconditioner.is_exact and fresh
+        if make_preconditioner is not None and not is_newton:
             decrement *= _CAUTION
         status = progress.verdict(decrement, gain, direction)
         if status is not None:

@@ -307,7 +307,7 @@ def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
         return hessian
 
     def make(params: Vector) -> Preconditioner:
-        at_start = _at_start(objective, centre, params, design.n_samples)
+        at_start = _at_start(objective, centre, params, design.n_samples, is_exact=True)
         if at_start is not None:
             return at_start
         full = design.hessian(*_coefficients(objective, params), centre)
@@ -324,7 +324,7 @@ def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
 
 
 def _at_start(
-    objective: SoftmaxObjective, centre: Vector, params: Vector, most_rows: int
+    objective: SoftmaxObjective, centre: Vector, params: Vector, most_rows: int, is_exact: bool
 ) -> Preconditioner | None:
     """Return the inverse Hessian where the probabilities of all samples are the same, else None.
 
@@ -340,7 +340,7 @@ def _at_start(
     by_class = np.diag(p) - np.outer(p, p) / (p.sum() if n_rows > 1 else 1.0)
     gram = _gram(objective, centre, most_rows)
     gram[np.diag_indices(D)] *= 1.0 + _RIDGE
-    return _centred(KroneckerPreconditioner(by_class, gram, objective.l2[:D]), centre)
+    return _centred(KroneckerPreconditioner(by_class, gram, objective.l2[:D], is_exact), centre)
 
 
 def _gram(objective: SoftmaxObjective, centre: Vector, most_rows: int) -> NDArray[np.float64]:
@@ -357,7 +357,7 @@ def _grams(objective: SoftmaxObjective, centre: Vector, most_rows: int, shared: 
     least: list[Vector] = []
 
     def make(params: Vector) -> Preconditioner:
-        at_start = _at_start(objective, centre, params, most_rows)
+        at_start = _at_start(objective, centre, params, most_rows, is_exact=False)
         if at_start is not None:
             return at_start
         coef, intercept = _coefficients(objective, params)
