@@ -1,0 +1,158 @@
+"""The bench: its tables, plots, goals and command line."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+from bench_fakes import template
+
+from bench import reference
+from bench.__main__ import main
+from bench.growth import GrowthRow, doublings
+from bench.page import write_page
+from bench.problems import load_problem
+from bench.process import ROOT, run_child
+from bench.report import write_report
+from bench.results import ResultsFolder, append_csv
+from bench.small import SmallRow
+from bench.solver_tables import mean_ratio, ratio, solver_goals
+from bench.summary import Group, middle_of_each, summarise
+
+
+def saved_results(folder):
+    problem = load_problem("digits", quick=True)
+    results = ResultsFolder(folder)
+    optimum = reference.minimise(problem, 1.0)
+    results.save_optimum("digits", 1.0, optimum)
+    peer = dataclasses.replace(template(problem), seconds=1.0, repeats=1, n_iter=9)
+    times = {("fastsoftmax", "installed"): 0.5, ("peer", "1"): 6.0, ("peer", "2"): 2.0}
+    for (library, threads), seconds in times.items():
+        for i, budget in enumerate(["default", "1", "2", "3"]):
+            f = optimum.objective * (1 + 10.0 ** (-4 * i))
+            row = dataclasses.replace(
+                peer, library=library, threads=threads, budget=budget, seconds=seconds * (i + 1)
+            )
+            results.append(dataclasses.replace(row, objective=f, test_accuracy=0.9))
+    slow = dataclasses.replace(peer, library="slow", status="cut", seconds=60.0, reason="too long")
+    results.append(slow)
+    results.append(dataclasses.replace(slow, budget="end"))
+    return results
+
+
+def test_report_writes_tables_and_plots(tmp_path, capsys):
+    results = saved_results(tmp_path)
+    assert main(["report", str(tmp_path)]) == 0
+    written = capsys.readouterr().out.split()
+    assert [path.rsplit("/", 1)[-1] for path in written] == [
+        "report.md",
+        "suboptimality_digits_float64.png",
+        "suboptimality.png",
+        "benchmarks.md",
+    ]
+    text = (tmp_path / "report.md").read_text()
+    assert "| digits, C = 1, float64 | 4x (peer) | 4x (peer) | 4x (peer) |" in text
+    assert "| slow | 1 | >60 | >60 | >60 | >60 |" in text
+    assert "cut: too long" in text
+    (group,) = summarise(ResultsFolder(tmp_path))
+    assert group.reached
+    assert {entry.library: entry.threads for entry in group.entries}["peer"] == "2"
+    assert write_report(results, tmp_path / "elsewhere")[0].is_file()
+
+
+def test_goals_on_whole_fits_say_what_is_missed(tmp_path):
+    results = saved_results(tmp_path)
+    (group,) = summarise(results)
+    rival = template(load_problem("digits", quick=True))
+    rival = dataclasses.replace(rival, library="sklearn-lbfgs", seconds=0.4)
+    results.append(dataclasses.replace(rival, objective=1.5 * group.optimum))
+    goals = {verdict.goal: verdict for verdict in solver_goals(results)}
+    mean = goals["float64 fits to 1e-3 take the best peer's time / 10, as geometric mean"]
+    assert mean.misses == ["geometric mean: 4x, 60 % short"]
+    assert goals["float64 fits to 1e-6 take the best peer's time / 3 on each row"].met
+    slower = goals["at the defaults, a fit ends no later than sklearn-lbfgs's"]
+    assert slower.misses == ["digits, C = 1, float64: 0.8x, 20 % short"]
+    assert not goals["... with an objective at most 1e-08 above theirs, relatively"].met
+    assert goals["... and without a ConvergenceWarning"].met
+
+
+def test_what_we_never_reach_counts_as_nothing(tmp_path):
+    results = saved_results(tmp_path)
+    (group,) = summarise(results)
+    assert mean_ratio([ratio(group, 1e-3), math.nan]) == pytest.approx(4.0)
+    assert ratio(group, 0.0) == 0.0
+    assert mean_ratio([4.0, 0.0]) == 0.0
+
+
+def test_page_compares_whole_fits_and_small_data(tmp_path):
+    saved_results(tmp_path)
+    seconds = {("fastsoftmax", "installed"): 0.001, ("scikit-learn", "1"): 0.02}
+    for (library, threads), value in seconds.items():
+        row = SmallRow("iris", library, threads, "1", seconds=value, repeats=20)
+        append_csv(tmp_path / "small.csv", dataclasses.asdict(row))
+    for shape, axis, value in [("9x9x3", "", 1.0), ("18x9x3", "n", 2.5)]:
+        grown = GrowthRow(shape, axis, "1", seconds=value, extra_bytes=1000, n_passes=10)
+        append_csv(tmp_path / "growth.csv", dataclasses.asdict(grown))
+    page = tmp_path / "benchmarks.md"
+    assert write_page(tmp_path, page, tmp_path) == [page]
+    text = page.read_text()
+    assert "| digits | 1 | 1 | 4 peer (2) | 4x | 1.5 | 6 peer (2) | 4x |" in text
+    assert "| iris | 1 | 20 |  | 20x |" in text
+    assert "| a fit of small data is 10x scikit-learn's | met, 1 of 1 |" in text
+    assert "| 18x9x3 | n | 2500 | 2.5x | 10 | 2.5x | 0.001 | 1x |" in text
+
+
+def test_small_and_growth_children_measure():
+    reply = run_child(["bench.small", "iris", "fastsoftmax", "2"], "1")
+    assert reply["repeats"] >= 2
+    grown = run_child(["bench.growth", "200x5x3"], "1")
+    assert grown["n_passes"] > 0
+
+
+def test_growth_doubles_one_axis_at_a_time():
+    shapes = dict.fromkeys(shape for shape, _ in doublings((10, 4, 3), 2))
+    assert list(shapes) == [
+        (10, 4, 3), (20, 4, 3), (40, 4, 3), (10, 8, 3), (10, 16, 3), (10, 4, 6), (10, 4, 12)
+    ]  # fmt: skip
+
+
+def test_the_overview_has_each_problem_at_its_middle_C():
+    groups = [
+        Group(name, C, "float64", 1.0, True, [])
+        for name, strengths in [("a", (100.0, 0.01, 1.0)), ("b", (1.0,))]
+        for C in strengths
+    ]
+    assert [(g.problem, g.C) for g in middle_of_each(groups)] == [("a", 1.0), ("b", 1.0)]
+
+
+def test_other_versions_need_fresh(tmp_path, capsys):
+    results = saved_results(tmp_path)
+    results.write_json(
+        "environment.json",
+        {"libraries": {"sklearn-lbfgs": "0.1"}, "cpu": "an abacus", "settings": {"quick": True}},
+    )
+    arguments = ["run", "--quick", "--libraries", "sklearn-lbfgs", "--output", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "sklearn-lbfgs was 0.1" in capsys.readouterr().err
+
+
+def test_command_line_runs_outside_a_terminal(tmp_path):
+    command = [sys.executable, "-m", "bench", "run", "--quick", "--problems", "synthetic"]
+    command += ["--libraries", "sklearn-newton-cg", "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "sklearn-newton-cg" in done.stdout
+    results = ResultsFolder(tmp_path / "out")
+    assert {row.threads for row in results.rows.values()} == {"1", "2"}
+    assert results.optima()["synthetic C=1"]["reached"]
+    assert results.read_json("environment.json")["libraries"]
+
+
+def test_fresh_can_discard_one_library(tmp_path):
+    saved_results(tmp_path).discard(["peer"])
+    results = ResultsFolder(tmp_path)
+    assert {row.library for row in results.rows.values()} == {"fastsoftmax", "slow"}
+    assert results.optima()
+    results.discard([])
+    assert not ResultsFolder(tmp_path).rows
+    assert not results.optima()
