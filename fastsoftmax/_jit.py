@@ -177,10 +177,12 @@ _addresses: dict[tuple[Any, ...], int] = {}
 
 
 def _kind(argument: Any) -> Any:
-    """Return what tells the Numba types of arguments apart: arrays, or numbers."""
+    """Return what tells the Numba types of arguments apart."""
     if isinstance(argument, np.ndarray):
         return type(argument), argument.dtype, argument.ndim, argument.flags.num
-    return type(argument)
+    if type(argument) in (int, float, bool):
+        return type(argument)
+    return numba.typeof(argument)
 
 
 @intrinsic

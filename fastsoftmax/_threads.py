@@ -79,14 +79,22 @@ def resolve_n_jobs(n_jobs: int | None) -> int | None:
 def thread_limit(n_threads: int | None) -> Iterator[None]:
     """Let sweeps of the calling thread use at most `n_threads` threads inside the block.
 
-    None is all that are available now: asking once for every sweep would take 55 us each.
+    None is all that are available, which is asked once.
     """
     before = getattr(_local, "limit", None)
-    _local.limit = available_threads() if n_threads is None else n_threads
+    was_once = getattr(_local, "counts_once", False)
+    _local.limit, _local.counts_once = n_threads, True
     try:
         yield
     finally:
-        _local.limit = before
+        _local.limit, _local.counts_once = before, was_once
+
+
+def _limit() -> int:
+    limit: int = getattr(_local, "limit", None) or available_threads()
+    if getattr(_local, "counts_once", False):
+        _local.limit = limit
+    return limit
 
 
 def sweep(driver: Callable[..., None], n_units: int, work: float, *arguments: Any) -> None:
@@ -107,7 +115,7 @@ def sweep(driver: Callable[..., None], n_units: int, work: float, *arguments: An
     if work < _SERIAL_WORK:  # first: counting threads takes 55 us
         driver(0, n_units, *arguments)
         return
-    n_threads = min(getattr(_local, "limit", None) or available_threads(), n_units)
+    n_threads = min(_limit(), n_units)
     if n_threads <= 1 or not _layer_is_safe():
         driver(0, n_units, *arguments)
         return

@@ -49,7 +49,7 @@ class Inverse:
     """A preconditioner from a dense inverse."""
 
     def __init__(self, inverse, is_exact=False):
-        self.inverse, self.is_exact = inverse, is_exact
+        self.inverse, self.is_exact, self.keeps_scale = inverse, is_exact, is_exact
 
     def damped(self, damping):
         return self

@@ -184,7 +184,7 @@ def test_centred_preconditioner_is_that_of_the_transformed_parameters(n_rows):
     A = rng.normal(size=(n_rows * D, n_rows * D))
 
     class Matrix:
-        is_exact = True
+        is_exact = keeps_scale = True
 
         def apply(self, gradient):
             return A @ gradient

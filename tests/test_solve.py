@@ -114,6 +114,29 @@ def test_a_fit_starts_with_classes_that_are_possible():
     np.testing.assert_allclose(p / p.sum(), np.array([5000, 4000, 1000, 25]) / 10025, atol=1e-12)
 
 
+def test_swapped_labels_negate_the_parameters():
+    """However rare one of two classes is: the first curvature treats both alike."""
+    X = np.random.default_rng(0).normal(size=(4000, 6))
+    y = (np.arange(4000) % 50 == 0).astype(int)
+    results = []
+    for labels in (y, 1 - y):
+        objective = SoftmaxObjective(X, labels, l2=1e-3)
+        start = _solve.intercept_only(objective)
+        results.append(_solve.solve(objective, start, solver="lbfgs", tol=1e-6, max_iter=100)[0])
+    assert results[0].n_iterations == results[1].n_iterations
+    np.testing.assert_allclose(results[0].params, -results[1].params, rtol=0, atol=1e-9)
+
+
+def test_a_rotated_fit_starts_where_it_is_told():
+    X = np.random.default_rng(0).normal(size=(200, 5000))
+    objective = SoftmaxObjective(X, np.arange(200) % 3, l2=1e-2)
+    start = np.zeros(objective.shape)
+    start[:, -1] = [0.5, 0.25, -0.75]
+    result, name = _solve.solve(objective, start, tol=1e-4, max_iter=0)
+    assert "rotated" in name
+    np.testing.assert_allclose(result.params.reshape(start.shape), start, rtol=0, atol=1e-15)
+
+
 def test_lists_are_parameters_too():
     objective = SoftmaxObjective([[0.0], [1.0], [3.0]], [0, 1, 2])
     value, gradient = objective.value_and_gradient([[0.0, 0.0]] * 3)

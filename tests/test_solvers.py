@@ -435,3 +435,12 @@ def test_progress_foresees_no_end_where_the_decrement_does_not_fall():
         progress.visit(np.zeros(1), 1.0, np.ones(1))
         progress.verdict(1.0, 1.0, np.ones(1))
     assert progress.n_left == np.inf
+
+
+def test_progress_foresees_in_spite_of_a_tiny_tol():
+    progress = Progress(tol=1e-200)
+    progress.start(lambda x: (1.0, x), np.ones(1))
+    for gain in (np.inf, 1.0, 0.1, 0.01, 0.001):
+        progress.visit(np.zeros(1), 1.0, np.ones(1))
+        progress.verdict(gain, gain, np.ones(1))
+    assert 100.0 < progress.n_left < 1000.0

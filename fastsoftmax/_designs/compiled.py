@@ -36,7 +36,7 @@ class CompiledSums(NamedTuple):
 
 
 def compiled_sums(design: DenseDesign, n_rows: int, centre: Float64Array) -> CompiledSums:
-    """Return what a compiled solver needs to evaluate sums by itdesign."""
+    """Return what a compiled solver needs to evaluate sums by itself."""
     size, n = design.n_features + 1, design.n_samples
     n_lanes = lanes_of_block(design.n_features, n_rows, design.dtype.itemsize)
     n_blocks = -(-n // n_lanes)

@@ -76,7 +76,7 @@ def minimize_lbfgs(
         Not changed.
     make_preconditioner : callable, default=None
         Builds the inverse Hessian's first estimate at given parameters. None takes the
-        identity. Where it is exact, its scale is kept, and a step size far from 1 makes it old.
+        identity. Where it keeps its scale, a step size far from 1 makes it old.
         Otherwise it is scaled to the latest pair (Nocedal & Wright, equation 7.20).
     lags : iterable of int
         Iterations after which the first, second ... preconditioner is old. Then it is built anew
@@ -147,7 +147,7 @@ def minimize_lbfgs(
 
         step = point.step_size * direction
         change = point.gradient - g
-        if pairs.add(step, change) and not preconditioner.is_exact:
+        if pairs.add(step, change) and not preconditioner.keeps_scale:
             scale *= dot(step, change) / dot(change, precondition(change))
         x, f, g = x + step, point.value, point.gradient
         fresh = False

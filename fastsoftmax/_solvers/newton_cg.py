@@ -204,7 +204,7 @@ def minimize_newton_cg(
             return progress.result(progress.failure(gain))
         x, f, g = x + point.step_size * step.direction, point.value, point.gradient
         progress.visit(x, f, g, point.step_size)
-        if preconditioner.is_old(point.step_size, progress.n_left):
+        if preconditioner.is_old(point.step_size, progress.n_left * progress.passes_per_iteration):
             preconditioner.build(x)
 
 

@@ -16,6 +16,7 @@ from fastsoftmax._solvers.vectors import Vector, max_norm
 _PATIENCE = 4
 #: Decrements that tell how fast it falls.
 _WINDOW = 4
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 class Stopping(TypedDict, total=False):
@@ -94,7 +95,8 @@ class Progress:
         self._on_iteration, self._recedes = on_iteration, recedes
         self._history: list[tuple[int, float, float]] = []
         self._since_best, self._stop = 0, False
-        self._decrements: list[float] = []
+        self._gains: list[float] = []
+        self._decrement = math.inf
         self.n_passes = 0
 
     @property
@@ -103,16 +105,23 @@ class Progress:
         return len(self._history) - 1
 
     @property
+    def passes_per_iteration(self) -> float:
+        """Evaluations so far for each step taken."""
+        return self.n_passes / max(1, self.n_iterations)
+
+    @property
     def n_left(self) -> float:
         """Iterations until the stopping rule holds, if the decrement goes on falling as it did."""
-        recent = self._decrements[-_WINDOW:]
-        falls = len(recent) > 1 and 0.0 < recent[-1] < recent[0]
+        recent = self._gains[-_WINDOW:]
+        falls = len(recent) > 1 and 0.0 < recent[-1] < recent[0] < math.inf
         if not (falls and self.enough > 0.0):
             return math.inf
         rate = math.log(recent[0] / recent[-1]) / (len(recent) - 1)
-        # The decrement goes with the square of the gradient.
-        to_go = max(recent[-1] / self.enough, (self._latest.norm / self._tol) ** 2)
-        return math.log(max(to_go, 1.0)) / rate - 1.0  # the latest iterate's is not known yet
+        # In logarithms, as tol may be tiny; the decrement goes with the square of the gradient.
+        to_go = math.log(max(self._decrement, _TINY)) - math.log(self.enough)
+        norm_to_go = math.log(max(self._latest.norm, _TINY)) - math.log(self._tol)
+        # The latest iterate's are not known yet.
+        return max(to_go, 2.0 * norm_to_go, 0.0) / rate - 1.0
 
     def start(
         self, value_and_gradient: Callable[[Vector], tuple[float, Vector]], params: Vector
@@ -162,7 +171,9 @@ class Progress:
         direction : ndarray of shape (n,)
             The step that the solver would try next.
         """
-        self._decrements.append(decrement)
+        del self._gains[self.n_iterations :]  # asked twice about one iterate
+        self._gains.append(gain)
+        self._decrement = decrement
         latest = self._latest
         if np.isnan(latest.decrement):
             latest.decrement = decrement

@@ -76,6 +76,13 @@ class Rotation:
             n_rows=objective.n_rows,
         )
 
+    def start(self, params: Vector) -> Vector:
+        """Return the rotated parameters for the original's, whose coefficients are zero."""
+        rotated = np.zeros(self.objective.shape)
+        if self.objective.fit_intercept:
+            rotated[:, -1] = params.reshape(self._full.shape)[:, -1]
+        return rotated
+
     def original(self, params: Vector) -> Vector:
         """Return the original's flat parameters for some of the rotated objective."""
         inner = self.objective

@@ -51,10 +51,9 @@ _CLASS_GRAM_ENTRIES = 2**26
 _GRAM_LAG = 16
 
 #: Classes up to which a Hessian at the start is rotated into the eigenvectors of the classes'.
-_MOST_ROTATED = 128
+_MOST_ROTATED = 64
 
-#: What the first Hessian's diagonal is raised by, so that columns that depend on one another do not
-#: turn rounding into steps: its inverse is at most 1e10 times as large there.
+#: What the diagonal of a Gram matrix of all rows is raised by, relatively.
 _RIDGE = 1e-10
 
 #: A class is at least so likely in the first Hessian, and where a fit starts, in units of 1 / K.
@@ -152,7 +151,7 @@ def solve(
     elif (rotation := _rotation(objective, x, centre)) is not None:
         inner, name = solve(
             rotation.objective,
-            intercept_only(rotation.objective),
+            rotation.start(x),
             tol=tol,
             max_iter=max_iter,
             on_iteration=rotation.original_callback(on_iteration),
@@ -164,7 +163,7 @@ def solve(
         return _iterate(objective, solver, x, centre, stopping)
     if not goes_on:
         return early, name
-    # Rounding, overflow, or a line search that failed: what follows is made for that.
+    # Rounding, overflow, a line search that failed: what follows is made for that.
     rest = _going_on(stopping, early)
     late, late_name = _iterate(objective, solver, early.params, centre, rest)
     return _joined(early, late), f"{name}, then {late_name}"
@@ -300,47 +299,57 @@ def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
     l2 = objective.l2[:D]
 
     @cache
-    def without_features() -> NDArray[np.float64]:
-        uniform = np.full(n_free, 1.0 / design.n_classes)
-        by_class = np.diag(uniform) - np.outer(uniform, uniform)
-        hessian: NDArray[np.float64] = np.kron(by_class, _gram(objective, centre, design.n_samples))
-        return hessian
+    def gram() -> NDArray[np.float64]:
+        return _gram(objective, centre, design.n_samples)
 
     def make(params: Vector) -> Preconditioner:
-        at_start = _at_start(objective, centre, params, design.n_samples, is_exact=True)
-        if at_start is not None:
-            return at_start
+        p = _common_probabilities(objective, params)
+        if p is not None:
+            return _without_features(objective, centre, p, gram(), keeps_scale=True)
         full = design.hessian(*_coefficients(objective, params), centre)
         full /= design.weight_sum
         blocks = full.reshape(n_free, extended, n_free, extended)[:, :D, :, :D]
         hessian = np.ascontiguousarray(blocks).reshape(n_free * D, n_free * D)
-        small = n_free * D <= _FULL_HESSIAN and not design.has_offset
-        reference = without_features() if small else None
+        reference = None
+        if n_free * D <= _FULL_HESSIAN and not design.has_offset:
+            uniform = np.full(n_free, 1.0 / design.n_classes)
+            reference = np.kron(np.diag(uniform) - np.outer(uniform, uniform), gram())
         return _centred(SumZeroPreconditioner(hessian, l2, n_rows, reference), centre)
 
     n_passes = design.hessian_passes(n_rows, centre)
+    n_passes += 0.9 * (n_free * D) ** 3 / design.pass_work(n_rows)  # a factor, at 35 GFLOP/s
     cost = _in_iterations(objective, n_passes, 1, n_free * D)
     return _Curvature("full Hessian", make, _HESSIAN_LAG, cost)
 
 
-def _at_start(
-    objective: SoftmaxObjective, centre: Vector, params: Vector, most_rows: int, is_exact: bool
-) -> Preconditioner | None:
-    """Return the inverse Hessian where the probabilities of all samples are the same, else None.
+def _common_probabilities(objective: SoftmaxObjective, params: Vector) -> Vector | None:
+    """Return the logit rows' probabilities where all samples have the same, (n_rows,), or None.
 
-    One Gram matrix tells all of it.
+    None also for so many classes that rotating them would take long. Rare classes count as more
+    likely: with 1 / p, what tells them for certain would ask for steps too long.
     """
-    n_rows, D = objective.shape
     coef, intercept = _coefficients(objective, params)
+    n_rows = len(intercept)
     if coef.any() or objective.design.has_offset or n_rows > _MOST_ROTATED:
         return None
-    p = softmax(intercept) if n_rows > 1 else expit(intercept)
-    # What tells a rare class for certain would ask for a step of 1 / p.
-    p = np.maximum(p, _LEAST_PROBABILITY / objective.n_classes)
-    by_class = np.diag(p) - np.outer(p, p) / (p.sum() if n_rows > 1 else 1.0)
-    gram = _gram(objective, centre, most_rows)
-    gram[np.diag_indices(D)] *= 1.0 + _RIDGE
-    return _centred(KroneckerPreconditioner(by_class, gram, objective.l2[:D], is_exact), centre)
+    least = _LEAST_PROBABILITY / objective.n_classes
+    if n_rows == 1:
+        return np.clip(expit(intercept), least, 1.0 - least)
+    p: Vector = np.maximum(softmax(intercept), least)
+    return p / p.sum()
+
+
+def _without_features(
+    objective: SoftmaxObjective,
+    centre: Vector,
+    p: Vector,
+    gram: NDArray[np.float64],
+    keeps_scale: bool,
+) -> Preconditioner:
+    """Return nearly the inverse Hessian where all samples have the probabilities p."""
+    by_class = np.diag(p) - np.outer(p, p)
+    kronecker = KroneckerPreconditioner(by_class, gram, objective.l2[: len(gram)], keeps_scale)
+    return _centred(kronecker, centre)
 
 
 def _gram(objective: SoftmaxObjective, centre: Vector, most_rows: int) -> NDArray[np.float64]:
@@ -348,7 +357,12 @@ def _gram(objective: SoftmaxObjective, centre: Vector, most_rows: int) -> NDArra
     D, design = objective.shape[1], objective.design
     half = np.zeros((1, objective.n_features)), np.zeros(1)  # one logit, a curvature of 1/4
     gram = design.class_grams(*half, most_rows, True, centre)[0, :D, :D]
-    return gram * (4.0 / design.weight_sum)
+    gram *= 4.0 / design.weight_sum
+    # Columns that depend on one another must not turn rounding into steps, nor directions in
+    # which the rows picked do not vary into long ones.
+    exact = design.n_samples <= most_rows
+    gram[np.diag_indices(D)] *= 1.0 + (_RIDGE if exact else _LEAST_CURVATURE)
+    return gram
 
 
 def _grams(objective: SoftmaxObjective, centre: Vector, most_rows: int, shared: bool) -> _Curvature:
@@ -357,9 +371,13 @@ def _grams(objective: SoftmaxObjective, centre: Vector, most_rows: int, shared: 
     least: list[Vector] = []
 
     def make(params: Vector) -> Preconditioner:
-        at_start = _at_start(objective, centre, params, most_rows, is_exact=False)
-        if at_start is not None:
-            return at_start
+        p = _common_probabilities(objective, params)
+        if p is not None:
+            # One matrix may have as many rows as all of them together.
+            gram = _gram(objective, centre, most_rows * (1 if shared else n_rows))
+            if not least:
+                least.append(_LEAST_CURVATURE * np.mean(p * (1.0 - p)) * np.diag(gram))
+            return _without_features(objective, centre, p, gram, keeps_scale=False)
         coef, intercept = _coefficients(objective, params)
         grams = design.class_grams(coef, intercept, most_rows, shared, centre)[:, :D, :D]
         grams /= design.weight_sum
