@@ -747,7 +747,8 @@ def test_one_hot_soft_targets_are_labels_to_the_last_digits(n_classes, dtype):
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs a second thread")
 @both_dtypes
 def test_threads_give_the_same_bits(dtype, monkeypatch):
-    case = make_case((40_001, 7, 7, 7), dtype, weights="zeros")  # above _SERIAL_WORK
+    monkeypatch.setattr(_threads, "_SERIAL_WORK", 0)
+    case = make_case((40_001, 7, 7, 7), dtype, weights="zeros")
     target, results = case.objective, []
     launch, launched = _threads.launch, []
     monkeypatch.setattr(_threads, "launch", lambda *a: (launched.append(1), launch(*a)))
@@ -773,7 +774,7 @@ def test_any_number_of_threads_gives_the_same_bits_from_run_to_run():
             global n_parallel
             n_parallel += 1
             launch(*arguments)
-        _threads.launch = counting
+        _threads.launch, _threads._SERIAL_WORK = counting, 0
 
         rng = np.random.default_rng(0)
         X = rng.normal(size=(100_001, 7)).astype(np.float32)

@@ -227,7 +227,8 @@ class DenseDesign:
 
     def hessian_passes(self, n_rows: int, centre: Float64Array | None = None) -> float:
         """Return the cost of `hessian` in passes over X."""
-        return curvature.hessian_passes(n_rows, self.n_features, self._density(centre))
+        passes = curvature.hessian_passes(n_rows, self.n_features, self._density(centre))
+        return passes * self._float64_passes
 
     def class_grams(
         self,
@@ -257,9 +258,15 @@ class DenseDesign:
         self, n_rows: int, most_rows: int, shared: bool, centre: Float64Array | None = None
     ) -> float:
         """Return the cost of `class_grams`, and of factors of them, in passes over X."""
-        return curvature.class_gram_passes(
+        passes = curvature.class_gram_passes(
             self.n_samples, n_rows, self.n_features, self._density(centre), most_rows, shared
         )
+        return passes * self._float64_passes
+
+    @property
+    def _float64_passes(self) -> float:
+        """Passes that take as long as one in float64, in which second-order sums are computed."""
+        return 8.0 / self.dtype.itemsize
 
     def class_diagonals(
         self,

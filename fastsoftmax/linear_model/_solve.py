@@ -50,7 +50,8 @@ _CLASS_GRAM_ENTRIES = 2**26
 #: Iterations between two Gram preconditioners.
 _GRAM_LAG = 16
 
-#: Classes up to which a Hessian at the start is rotated into the eigenvectors of the classes'.
+#: Classes up to which a Hessian at the start is rotated into the eigenvectors of the classes';
+#: beyond, all share their mean.
 _MOST_ROTATED = 64
 
 #: What the diagonal of a Gram matrix of all rows is raised by, relatively.
@@ -304,7 +305,7 @@ def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
 
     def make(params: Vector) -> Preconditioner:
         p = _common_probabilities(objective, params)
-        if p is not None:
+        if p is not None and n_rows <= _MOST_ROTATED:
             return _without_features(objective, centre, p, gram(), keeps_scale=True)
         full = design.hessian(*_coefficients(objective, params), centre)
         full /= design.weight_sum
@@ -325,12 +326,12 @@ def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
 def _common_probabilities(objective: SoftmaxObjective, params: Vector) -> Vector | None:
     """Return the logit rows' probabilities where all samples have the same, (n_rows,), or None.
 
-    None also for so many classes that rotating them would take long. Rare classes count as more
-    likely: with 1 / p, what tells them for certain would ask for steps too long.
+    Rare classes count as more likely: with 1 / p, what tells them for certain would ask for steps
+    too long.
     """
     coef, intercept = _coefficients(objective, params)
     n_rows = len(intercept)
-    if coef.any() or objective.design.has_offset or n_rows > _MOST_ROTATED:
+    if coef.any() or objective.design.has_offset:
         return None
     least = _LEAST_PROBABILITY / objective.n_classes
     if n_rows == 1:
@@ -374,9 +375,12 @@ def _grams(objective: SoftmaxObjective, centre: Vector, most_rows: int, shared: 
         p = _common_probabilities(objective, params)
         if p is not None:
             # One matrix may have as many rows as all of them together.
-            gram = _gram(objective, centre, most_rows * (1 if shared else n_rows))
+            gram = _gram(objective, centre, most_rows * (1 if shared else min(n_rows, 10)))
             if not least:
                 least.append(_LEAST_CURVATURE * np.mean(p * (1.0 - p)) * np.diag(gram))
+            if n_rows > _MOST_ROTATED:
+                mean = np.mean(p * (1.0 - p)) * gram[None]
+                return _centred(BlockPreconditioner(mean, l2, n_rows), centre)
             return _without_features(objective, centre, p, gram, keeps_scale=False)
         coef, intercept = _coefficients(objective, params)
         grams = design.class_grams(coef, intercept, most_rows, shared, centre)[:, :D, :D]
