@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import reference
 from scipy import sparse
+from scipy.optimize import approx_fprime
 
 from fastsoftmax import SoftmaxObjective
 from fastsoftmax._designs import Response, curvature, dense, make_design, partition, predict
@@ -408,9 +409,36 @@ def test_margins(shape, kind, dtype, storage):
         if k != label and p.oracle.weights[i] > 0
     ]
     bound = TOLERANCE[dtype].response
-    np.testing.assert_allclose(found[0], min(margins), rtol=0, atol=bound)
-    high = max(margins) if max(margins) > 0 else 0.0
-    np.testing.assert_allclose(max(found[1], 0.0), high, rtol=0, atol=bound)
+    np.testing.assert_allclose(found.low, min(margins), rtol=0, atol=bound)
+    np.testing.assert_allclose(found.high, max(*margins, 0.0), rtol=0, atol=bound)
+
+
+def shortfall(X, y, weights, n_classes, params):
+    """Half the weighted mean of the squares of negative margins, from its definition."""
+    z = np.column_stack([X, np.ones(len(X))]) @ params.T
+    z = np.hstack([np.zeros_like(z), z]) if len(params) == 1 else z
+    total = 0.0
+    for row, label, weight in zip(z, y, weights, strict=True):
+        total += sum(0.5 * weight * min(row[label] - row[k], 0.0) ** 2 for k in range(n_classes))
+    return total / np.sum(weights)
+
+
+@every_storage
+@pytest.mark.parametrize("shape", [(40, 3, 4, 4), (40, 3, 2, 2), (40, 3, 2, 1)])
+def test_the_shortfall_of_margins_and_its_gradient(shape, storage):
+    p = make_problem(shape, np.float64)
+    weights = np.linspace(0.0, 2.0, len(p.X))
+    y, K = p.targets.labels, shape[2]
+    make, _ = STORAGES[storage]
+    design = make_design(make(p.X), *check_targets(y, p.X, K, weights))
+    found = design.margins(p.coef, p.intercept)
+    gradient = np.column_stack([found.coef_gradient, found.intercept_gradient])
+    assert found.shortfall == pytest.approx(shortfall(p.X, y, weights, K, p.params), rel=1e-12)
+    numerical = approx_fprime(
+        p.params.ravel(),
+        lambda flat: shortfall(p.X, y, weights, K, flat.reshape(p.params.shape)),
+    )
+    np.testing.assert_allclose(gradient.ravel(), numerical, rtol=1e-5, atol=1e-6)
 
 
 @every_storage
@@ -419,10 +447,10 @@ def test_margins_take_little_memory(dtype, storage):
     p = make_problem((20_000, 300, 3, 3), dtype)
     design = p.design(storage)
     tracemalloc.start()
-    low, high = design.margins(p.coef, p.intercept)
+    found = design.margins(p.coef, p.intercept)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert low < 0 < high
+    assert found.low < 0 < found.high
     assert peak < 20e6  # X in float64 would take 48 MB
 
 
@@ -435,7 +463,8 @@ def test_margins_ignore_rows_of_weight_zero_whatever_they_hold(storage):
     make, _ = STORAGES[storage]
     found = make_design(make(X), *check_targets(y, X, 3, weights)).margins(p.coef, p.intercept)
     few = make_design(make(X[counts]), *check_targets(y[counts], X[counts], 3, None))
-    np.testing.assert_allclose(found, few.margins(p.coef, p.intercept), rtol=1e-12)
+    for value, expected in zip(found, few.margins(p.coef, p.intercept), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
 @every_storage

@@ -9,7 +9,8 @@ from scipy.optimize import linprog
 from sklearn.exceptions import ConvergenceWarning
 
 from fastsoftmax import LogisticRegression, SoftmaxObjective
-from fastsoftmax._solvers import Status
+from fastsoftmax._solvers import DiagonalPreconditioner, Status
+from fastsoftmax.linear_model._recession import recession_test
 from fastsoftmax.linear_model._small import is_small
 from fastsoftmax.linear_model._solve import solve
 
@@ -124,6 +125,44 @@ def test_separable_is_said_of_separable_data_only(seed, n_classes, solver):
     assert model.status_.startswith("The classes are separable") == is_separable(X, y)
     assert model.gradient_norm_ <= 1e-6
     assert_certified(model, X, y, np.inf)
+
+
+def crossed_categories(seed, n_classes):
+    """One-hot columns of two categories, and labels; in some cells some classes never occur."""
+    rng = np.random.default_rng(seed)
+    first, second = rng.integers(0, 8, 1500), rng.integers(0, 12, 1500)
+    shares = rng.gamma(0.3, size=(8, n_classes))[first]
+    shares *= rng.gamma(0.3, size=(12, n_classes))[second]
+    if seed % 2:
+        shares += 0.02  # then every class occurs wherever it matters
+    shares /= shares.sum(axis=1, keepdims=True)
+    y = (rng.random((1500, 1)) > np.cumsum(shares, axis=1)[:, :-1]).sum(axis=1)
+    return np.column_stack([np.eye(8)[first], np.eye(12)[second]]), y
+
+
+@pytest.mark.parametrize("n_classes", [2, 4, 6])
+@pytest.mark.parametrize("tol", [1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("seed", range(8, 12))
+def test_separable_is_said_of_crossed_categories_with_empty_cells(seed, tol, n_classes):
+    X, y = crossed_categories(seed, n_classes)
+    model = LogisticRegression(C=np.inf, tol=tol).fit(X, y)
+    assert model.status_.startswith("The classes are separable") == is_separable(X, y)
+    assert model.gradient_norm_ <= tol
+
+
+@pytest.mark.parametrize("seed", range(8, 12))
+def test_a_step_that_nearly_recedes_is_made_right(seed):
+    """The solver's steps may shrink margins that are large already."""
+    X, y = crossed_categories(seed, 4)
+    objective = SoftmaxObjective(X, y)
+    model = LogisticRegression(C=np.inf, tol=1e-8).fit(X, y)
+    step = np.random.default_rng(seed).normal(size=objective.shape)
+    recedes = recession_test(objective, lambda: DiagonalPreconditioner(np.full(step.shape, 0.1)))
+    assert not recedes(params_of(model).ravel(), step.ravel(), True)  # it raises the objective
+    early = LogisticRegression(C=np.inf, tol=1e-4).fit(X, y)
+    step = params_of(model) - params_of(early)  # where classes separate, most of it is due to that
+    recedes_in_the_end = recedes(params_of(model).ravel(), step.ravel(), True)
+    assert recedes_in_the_end == is_separable(X, y)
 
 
 @every_solver

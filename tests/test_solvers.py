@@ -365,7 +365,7 @@ half_falling = Function(
 def test_a_function_that_falls_for_ever_is_separable(minimize, value_scale):
     asked = []
 
-    def recedes(params, step):
+    def recedes(params, step, settled):
         asked.append(step)
         return bool(step[0] > 0)
 
@@ -381,7 +381,7 @@ def test_a_function_that_falls_for_ever_is_separable(minimize, value_scale):
 
 @every_solver
 def test_bounded_directions_settle_before_a_function_is_separable(minimize):
-    def recedes(params, step):
+    def recedes(params, step, settled):
         return bool(step[0] > 0 and abs(step[1]) <= 1e-3 * step[0])
 
     result = minimize(half_falling, np.array([0.0, 3.0]), tol=1e-6, recedes=recedes)
@@ -406,7 +406,7 @@ def test_without_a_recession_test_such_a_function_goes_on(minimize):
 @every_solver
 def test_a_function_with_a_minimiser_is_not_separable(minimize):
     f, minimiser = make_logistic(condition=10.0)
-    result = minimize(f, np.zeros(10), tol=1e-8, recedes=lambda params, step: False)
+    result = minimize(f, np.zeros(10), tol=1e-8, recedes=lambda params, step, settled: False)
     assert result.status is Status.CONVERGED
     np.testing.assert_allclose(result.params, minimiser, rtol=0, atol=1e-4)
 

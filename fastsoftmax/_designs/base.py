@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,11 +157,8 @@ class Design(Protocol):
         That is (1, D), if `shared`.
         """
 
-    def margins(self, coef: Float64Array, intercept: Float64Array) -> tuple[float, float] | None:
-        """Return by how much the label's logit exceeds another at least, and at most.
-
-        Over all rows of positive weight and all other classes; None for soft targets.
-        """
+    def margins(self, coef: Float64Array, intercept: Float64Array) -> Margins | None:
+        """Return by how much the label's logit exceeds the others; None for soft targets."""
 
 
 def class_weights(labels: Array, soft: Array, weights: Array, n_classes: int) -> Float64Array:
@@ -172,38 +169,73 @@ def class_weights(labels: Array, soft: Array, weights: Array, n_classes: int) ->
     return np.bincount(labels, w, n_classes).astype(np.float64, copy=False)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # rows of weight 0 may hold anything
-def extreme_margins(
+class Margins(NamedTuple):
+    """By how much the labels' logits exceed the others, over rows of positive weight.
+
+    Attributes
+    ----------
+    low, high : float
+        The least and the largest; 0 at most where no margin is positive.
+    shortfall : float
+        Half the weighted mean, over rows, of the sum of the squares of negative margins.
+    coef_gradient : ndarray of shape (n_rows, n_features)
+        Of the shortfall, in the coefficients ...
+    intercept_gradient : ndarray of shape (n_rows,)
+        ... and in the intercepts.
+    """
+
+    low: float
+    high: float
+    shortfall: float
+    coef_gradient: Float64Array
+    intercept_gradient: Float64Array
+
+
+def margins_of(
     X: Any, labels: Array, weights: Array, coef: Float64Array, intercept: Float64Array
-) -> tuple[float, float] | None:
-    """Return the least and the largest difference of the label's logit and another one.
+) -> Margins | None:
+    """Return the margins' extremes and shortfall, or None where there are no labels.
 
     Parameters
     ----------
     X : array or CSR matrix of shape (n_samples, n_features)
     labels : ndarray of shape (n_samples,) or (0,)
     weights : ndarray of shape (n_samples,) or (0,)
-        Rows of weight 0 do not count.
     coef : ndarray of shape (n_rows, n_features)
     intercept : ndarray of shape (n_rows,)
     """
     if not labels.size:
         return None
-    low, high = np.inf, -np.inf
+    low, high, shortfall, weight_sum = np.inf, 0.0, 0.0, 0.0
+    coef_gradient, intercept_gradient = np.zeros(coef.shape), np.zeros(len(coef))
     # The product converts rows of float32, and slices copy those of a CSR matrix.
     n_block = max(1, 2**20 // (X.shape[1] + len(coef) + 1))
     for start in range(0, X.shape[0], n_block):
         rows = slice(start, start + n_block)
-        logits = np.asarray(X[rows] @ coef.T) + intercept
+        X_block, own, w = X[rows], labels[rows, None], np.ones((1, 1))
+        if weights.size:  # rows of weight 0 may hold anything
+            w = weights[rows, None].astype(np.float64)
+            counts = w[:, 0] > 0.0
+            X_block, own, w = X_block[counts], own[counts], w[counts]
+        logits = np.asarray(X_block @ coef.T) + intercept
         if logits.shape[1] == 1:
             logits = np.hstack([np.zeros_like(logits), logits])
-        own = labels[rows, None]
         margins = np.take_along_axis(logits, own, axis=1) - logits
-        high = max(high, float(np.max(margins, initial=-np.inf, where=_counts(weights, rows))))
+        high = max(high, float(margins.max(initial=0.0)))
         np.put_along_axis(margins, own, np.inf, axis=1)
-        low = min(low, float(np.min(margins, initial=np.inf, where=_counts(weights, rows))))
-    return low, high
-
-
-def _counts(weights: Array, rows: slice) -> Any:
-    return weights[rows, None] > 0 if weights.size else True
+        low = min(low, float(margins.min(initial=np.inf)))
+        short = np.maximum(-margins, 0.0)
+        weight_sum += float(np.sum(np.broadcast_to(w, own.shape)))
+        shortfall += 0.5 * float(np.sum(w * short**2))
+        residual = w * short
+        np.put_along_axis(residual, own, -residual.sum(axis=1, keepdims=True), axis=1)
+        residual = residual[:, -len(coef) :]
+        coef_gradient += np.asarray(X_block.T @ residual).T
+        intercept_gradient += residual.sum(axis=0)
+    return Margins(
+        low,
+        high,
+        shortfall / weight_sum,
+        coef_gradient / weight_sum,
+        intercept_gradient / weight_sum,
+    )

@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._designs import curvature
-from fastsoftmax._designs.base import Array, Float64Array, Response, class_weights, extreme_margins
+from fastsoftmax._designs.base import (
+    Array,
+    Float64Array,
+    Margins,
+    Response,
+    class_weights,
+    margins_of,
+)
 from fastsoftmax._designs.partition import Partition, accumulators, lanes_of_block
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import dense as kernels
@@ -279,9 +286,9 @@ class DenseDesign:
         blocks = self._blocks(coef, intercept, centre, 4 * coef.shape[0])
         return curvature.class_diagonals(blocks, coef.shape[0], self.n_features, shared)
 
-    def margins(self, coef: Float64Array, intercept: Float64Array) -> tuple[float, float] | None:
-        """Return the least and the largest margin; see `extreme_margins`."""
-        return extreme_margins(self.X, self.labels, self.weights, coef, intercept)
+    def margins(self, coef: Float64Array, intercept: Float64Array) -> Margins | None:
+        """Return by how much the label's logit exceeds the others; see `margins_of`."""
+        return margins_of(self.X, self.labels, self.weights, coef, intercept)
 
     def _blocks(
         self,

@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._designs import curvature
-from fastsoftmax._designs.base import Array, Float64Array, Response, class_weights, extreme_margins
+from fastsoftmax._designs.base import (
+    Array,
+    Float64Array,
+    Margins,
+    Response,
+    class_weights,
+    margins_of,
+)
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import rows as kernels
 from fastsoftmax._threads import sweep
@@ -149,9 +156,9 @@ class SparseDesign:
         diagonals[:, -1] = curvatures.sum(axis=0)
         return diagonals.mean(axis=0, keepdims=True) if shared else diagonals
 
-    def margins(self, coef: Float64Array, intercept: Float64Array) -> tuple[float, float] | None:
-        """Return the least and the largest margin; see `extreme_margins`."""
-        return extreme_margins(self.X, self.labels, self.weights, coef, intercept)
+    def margins(self, coef: Float64Array, intercept: Float64Array) -> Margins | None:
+        """Return by how much the label's logit exceeds the others; see `margins_of`."""
+        return margins_of(self.X, self.labels, self.weights, coef, intercept)
 
     def _loss_and_residual(
         self, coef: Float64Array, intercept: Float64Array

@@ -37,11 +37,11 @@ class Stopping(TypedDict, total=False):
         Called with an `IterationState` at the start and after every iteration; a true result
         stops the solver. An exception that it raises passes through.
     recedes : callable, default=None
-        ``recedes(params, step)`` tells whether a step is a direction of recession: one along
-        which the function never rises, however far it goes (Rockafellar, 1970, Convex Analysis,
-        section 8). Asked where the gradient is within `tol`; "yes" ends the search for a minimum
-        with `Status.SEPARABLE`. The step is that of an iteration, so components of it that
-        should be zero are only small.
+        ``recedes(params, step, settled)`` tells whether a step is a direction of recession:
+        one along which the function never rises, however far it goes (Rockafellar, 1970, Convex
+        Analysis, section 8). Asked where the gradient is within `tol`; "yes" ends the search for
+        a minimum with `Status.SEPARABLE`. The step is that of an iteration, so components of it
+        that should be zero are only small. `settled` tells whether the solver would stop here.
     """
 
     tol: float
@@ -49,7 +49,7 @@ class Stopping(TypedDict, total=False):
     max_iter: int
     noise: float
     on_iteration: Callable[[IterationState], bool | None] | None
-    recedes: Callable[[Vector, Vector], bool] | None
+    recedes: Callable[[Vector, Vector, bool], bool] | None
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Progress:
         max_iter: int = 1000,
         noise: float = np.finfo(np.float64).eps,
         on_iteration: Callable[[IterationState], bool | None] | None = None,
-        recedes: Callable[[Vector, Vector], bool] | None = None,
+        recedes: Callable[[Vector, Vector, bool], bool] | None = None,
     ) -> None:
         self._tol, self._value_scale, self._max_iter = tol, value_scale, max_iter
         self._relative_noise = noise
@@ -180,7 +180,8 @@ class Progress:
         small = latest.norm == 0.0 or (self.is_flat and 0.0 <= decrement <= self.enough)
         if small:
             latest.decrement = max(decrement, 0.0)
-        if self.is_flat and self._recedes is not None and self._recedes(latest.params, direction):
+        recedes = self.is_flat and self._recedes
+        if recedes and recedes(latest.params, direction, small):
             self._best = latest
             return Status.SEPARABLE
         if small:

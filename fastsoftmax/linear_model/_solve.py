@@ -25,6 +25,7 @@ from fastsoftmax._solvers import (
     minimize_lbfgs,
     minimize_newton_cg,
 )
+from fastsoftmax.linear_model._recession import recession_test
 from fastsoftmax.linear_model._rotated import Rotation, is_wide
 from fastsoftmax.linear_model._small import SmallFit, is_small
 from fastsoftmax.objective import SoftmaxObjective
@@ -130,6 +131,11 @@ def solve(
     ValueError
         If ``solver='newton-cholesky'`` would need a Hessian of more than 3.2 GB.
     """
+    centre = _centre(objective)
+
+    def null_curvature() -> Preconditioner:
+        return _choose(objective, centre, with_hessian=False).make(np.zeros(start.size))
+
     stopping: Stopping = {
         "tol": tol,
         # Where a class separates, the loss falls towards 0 for ever: a thousandth of the loss
@@ -139,10 +145,9 @@ def solve(
         "noise": 4.0 * float(np.finfo(objective.dtype).eps) * objective.design.cancellation(),
         "on_iteration": on_iteration,
         # Without a penalty there may be no finite optimum, and people should be told.
-        "recedes": None if objective.l2[:-1].all() else _recession(objective),
+        "recedes": None if objective.l2[:-1].all() else recession_test(objective, null_curvature),
     }
     x = start.ravel()
-    centre = _centre(objective)
     if solver != "auto":
         return _iterate(objective, solver, x, centre, stopping)
     # Small data first: then a row of weight 2 is treated like the row twice, also in wide data.
@@ -408,34 +413,3 @@ def _diagonal(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
         return _centred(DiagonalPreconditioner(diagonal * np.ones((n_rows, 1))), centre)
 
     return _Curvature("diagonal", make, _GRAM_LAG, cost=2.0)
-
-
-#: Logits that a receding step moves apart at least, the share of it by which one may shrink, and
-#: how far the step is then followed.
-_RECESSION = 1e-2
-_RECESSION_SLACK = 0.05
-_FAR = 30.0
-
-
-def _recession(objective: SoftmaxObjective) -> Callable[[Vector, Vector], bool]:
-    """Return a test whether a step leads away for ever while the objective does not grow.
-
-    Without a penalty on a feature that separates classes there is no finite optimum. The steps
-    of a second-order method then approach a direction of recession: every sample's margin grows
-    or stays (Albert & Anderson 1984, Biometrika 71, section 2), and it does not shrink. As steps
-    only approach it, some slack is allowed; what that might hide shows further out.
-    """
-    is_penalised = objective.l2[:-1] > 0.0
-
-    def recedes(params: Vector, step: Vector) -> bool:
-        coef, intercept = _coefficients(objective, step)
-        margins = objective.design.margins(np.where(is_penalised, 0.0, coef), intercept)
-        if margins is None:
-            return False
-        low, high = margins
-        if not (high >= _RECESSION and low >= -_RECESSION_SLACK * high):
-            return False
-        far = objective.value(params + _FAR / high * step)
-        return far <= objective.value(params)
-
-    return recedes
