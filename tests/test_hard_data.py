@@ -406,6 +406,23 @@ def test_wide_data_far_from_zero(mean, fit_intercept):
     assert wide.objective_ == pytest.approx(plain.objective_, rel=1e-5)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_wide_data_in_float32_are_rotated_in_float64(soft):
+    rng = np.random.default_rng(0)
+    X, weights = rng.normal(size=(60, 1500)).astype(np.float32), rng.uniform(0.5, 2.0, 60)
+    Y = rng.dirichlet(np.ones(3), 60) if soft else np.eye(3)[np.arange(60) % 3]
+    y = Y if soft else np.arange(60) % 3
+    l2 = 1.0 / weights.sum()
+    objective = SoftmaxObjective(X, y, sample_weight=weights, l2=l2)
+    result, name = solve(objective, np.zeros(objective.shape), tol=1e-6, max_iter=1000)
+    assert "rotated" in name
+    assert result.converged
+    oracle = reference.LinearModel(X.astype(np.float64), Y, weights, l2)
+    params = result.params.reshape(objective.shape)
+    assert oracle.value(params) == pytest.approx(result.objective, rel=1e-6)
+    assert np.abs(oracle.gradient(params)).max() <= 1.1e-6
+
+
 def test_a_row_of_weight_0_does_not_count_in_wide_data():
     rng = np.random.default_rng(0)
     X, y, weights = rng.normal(size=(40, 1000)), rng.integers(0, 3, 40), np.ones(40)

@@ -23,18 +23,20 @@ def rotate(
 ) -> tuple[DenseDesign, Callable[[Float64Array], Float64Array]]:
     """Return a design of as many features as samples with the same products of rows.
 
-    Its X is L with ``L Lᵀ = U Uᵀ``, ``U = X - centre``; a row of weight 0 counts as 0. The
-    callable turns coefficients (n_rows, n_samples) for L into those for U that give the same
-    logits and have the same norm. U is a copy of X.
+    Its X is L, in float64, with ``L Lᵀ = U Uᵀ``, ``U = X - centre``; a row of weight 0 counts as
+    0. The callable turns coefficients (n_rows, n_samples) for L into those for U that give the
+    same logits and have the same norm. U is X itself where that will do.
 
     Raises
     ------
     ValueError
         If a product overflows.
     """
-    U = design.X - centre
+    U = design.X.astype(np.float64, copy=False)
+    if centre.any():
+        U = U - centre
     if design.weights.size and not design.weights.all():
-        U[design.weights == 0] = 0.0
+        U = np.where(design.weights[:, None] == 0.0, 0.0, U)
     U = kernel_view(U)
     n = design.n_samples
     products = np.empty((n, n))
@@ -55,7 +57,10 @@ def rotate(
     L = factor.lower()
     square = copy.copy(design)
     square.X = kernel_view(L)
+    square.dtype = L.dtype
     square.n_features = n
+    for name in ("soft", "weights", "offset"):
+        setattr(square, name, kernel_view(getattr(design, name).astype(np.float64, copy=False)))
 
     def back(coef: Float64Array) -> Float64Array:
         # W = V L⁻¹ X, and V L⁻¹ = (V Lᵀ) (L Lᵀ)⁻¹.

@@ -111,7 +111,14 @@ class Progress:
 
     @property
     def n_left(self) -> float:
-        """Iterations until the stopping rule holds, if the decrement goes on falling as it did."""
+        """Iterations until the stopping rule holds, if the decrement goes on falling as it did.
+
+        At most as many as are allowed.
+        """
+        return min(self._n_to_go, self._max_iter - self.n_iterations)
+
+    @property
+    def _n_to_go(self) -> float:
         recent = self._gains[-_WINDOW:]
         falls = len(recent) > 1 and 0.0 < recent[-1] < recent[0] < math.inf
         if not (falls and self.enough > 0.0):

@@ -23,20 +23,18 @@ Vector = NDArray[np.float64]
 #: Features per sample from which rotating pays, and samples up to which it is cheap.
 _LEAST_RATIO = 2
 _MOST_SAMPLES = 3000
-#: X is copied, so it must not be large: 256 MB.
+#: X may have to be copied in float64, so it must not be large: 256 MB.
 _MOST_ENTRIES = 2**25
 
 
 def is_wide(objective: SoftmaxObjective) -> bool:
     """Tell whether an objective is better minimised in the space of its rows.
 
-    In float32 the products of rows lose half of their digits; a penalty that differs between
-    features, or is 0, is not kept by a rotation.
+    A penalty that differs between features, or is 0, is not kept by a rotation.
     """
     l2 = objective.l2[:-1]
     return (
         isinstance(objective.design, DenseDesign)
-        and objective.dtype == np.float64
         and _LEAST_RATIO * objective.n_samples <= objective.n_features
         and objective.n_samples <= _MOST_SAMPLES
         and objective.n_samples * objective.n_features <= _MOST_ENTRIES
@@ -56,7 +54,8 @@ class Rotation:
     Attributes
     ----------
     objective : SoftmaxObjective
-        Has as many features as samples; its values are those of the original at `original`.
+        Has as many features as samples, in float64; its values are those of the original at
+        `original`.
 
     Raises
     ------

@@ -48,8 +48,11 @@ _GRAM_COST = 100.0
 _CLASS_GRAM_COST = 15.0
 #: ... and as long as they have at most so many entries, 512 MB.
 _CLASS_GRAM_ENTRIES = 2**26
-#: Iterations between two Gram preconditioners.
-_GRAM_LAG = 16
+#: Iterations between two Gram preconditioners, and to the second one at most: the first one tells
+#: least of the optimum.
+_GRAM_LAG, _FIRST_LAG, _FIRST_SHARED_LAG = 16, 8, 5
+#: Offset of a feature, in units of its spread, up to which wide data are not centred.
+_MILD = 3.0
 
 #: Classes up to which a Hessian at the start is rotated into the eigenvectors of the classes';
 #: beyond, all share their mean.
@@ -81,21 +84,22 @@ class _Curvature:
         For people.
     make : callable
         Builds a preconditioner at given parameters.
-    lag : int
-        Iterations until the next one.
+    first_lag, lag : int
+        Iterations until the second one, and from then on until the next one.
     cost : float
         Of building one, in iterations.
     """
 
     name: str
     make: Callable[[Vector], Preconditioner]
+    first_lag: int
     lag: int
     cost: float
 
     @property
     def lags(self) -> Iterator[int]:
-        """Iterations from one build to the next; the first one tells least of the optimum."""
-        return itertools.chain([min(8, self.lag)], itertools.repeat(self.lag))
+        """Iterations from one build to the next."""
+        return itertools.chain([self.first_lag], itertools.repeat(self.lag))
 
 
 def solve(
@@ -131,10 +135,10 @@ def solve(
     ValueError
         If ``solver='newton-cholesky'`` would need a Hessian of more than 3.2 GB.
     """
-    centre = _centre(objective)
 
     def null_curvature() -> Preconditioner:
-        return _choose(objective, centre, with_hessian=False).make(np.zeros(start.size))
+        curvature = _choose(objective, _centre(objective), with_hessian=False)
+        return curvature.make(np.zeros(start.size))
 
     stopping: Stopping = {
         "tol": tol,
@@ -149,12 +153,12 @@ def solve(
     }
     x = start.ravel()
     if solver != "auto":
-        return _iterate(objective, solver, x, centre, stopping)
+        return _iterate(objective, solver, x, stopping)
     # Small data first: then a row of weight 2 is treated like the row twice, also in wide data.
     if is_small(objective) and stopping["recedes"] is None:
-        early, goes_on = SmallFit(objective, x, centre, stopping).run()
+        early, goes_on = SmallFit(objective, x, _centre(objective), stopping).run()
         name = "compiled lbfgs (a Gram matrix per class)"
-    elif (rotation := _rotation(objective, x, centre)) is not None:
+    elif (rotation := _rotation(objective, x)) is not None:
         inner, name = solve(
             rotation.objective,
             rotation.start(x),
@@ -166,12 +170,12 @@ def solve(
         # A component of the gradient can be larger than all of the rotated one.
         goes_on = early.converged and early.gradient_norm > tol
     else:
-        return _iterate(objective, solver, x, centre, stopping)
+        return _iterate(objective, solver, x, stopping)
     if not goes_on:
         return early, name
     # Rounding, overflow, a line search that failed: what follows is made for that.
     rest = _going_on(stopping, early)
-    late, late_name = _iterate(objective, solver, early.params, centre, rest)
+    late, late_name = _iterate(objective, solver, early.params, rest)
     return _joined(early, late), f"{name}, then {late_name}"
 
 
@@ -191,8 +195,11 @@ def intercept_only(objective: SoftmaxObjective) -> Vector:
     return params
 
 
-def _rotation(objective: SoftmaxObjective, x: Vector, centre: Vector) -> Rotation | None:
+def _rotation(objective: SoftmaxObjective, x: Vector) -> Rotation | None:
     if is_wide(objective) and not _coefficients(objective, x)[0].any():
+        # Centring copies X.
+        is_near = objective.design.cancellation() <= _MILD
+        centre = np.zeros(objective.n_features) if is_near else _centre(objective)
         with contextlib.suppress(ValueError):  # products of rows overflow, logits need not
             return Rotation(objective, centre)
     return None
@@ -202,13 +209,12 @@ def _iterate(
     objective: SoftmaxObjective,
     solver: str,
     x: Vector,
-    centre: Vector,
     stopping: Stopping,
 ) -> tuple[SolverResult, str]:
     """Run a solver that knows callables only."""
-    function = objective.value_and_gradient
+    function, centre = objective.value_and_gradient, _centre(objective)
     if solver == "newton-cholesky":
-        curvature = replace(_full_hessian(objective, centre), lag=1, cost=0.0)
+        curvature = replace(_full_hessian(objective, centre), first_lag=1, lag=1, cost=0.0)
     else:
         curvature = _choose(objective, centre, with_hessian=solver != "newton-cg")
     metric = curvature.make, curvature.lags, curvature.cost
@@ -325,7 +331,7 @@ def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
     n_passes = design.hessian_passes(n_rows, centre)
     n_passes += 0.9 * (n_free * D) ** 3 / design.pass_work(n_rows)  # a factor, at 35 GFLOP/s
     cost = _in_iterations(objective, n_passes, 1, n_free * D)
-    return _Curvature("full Hessian", make, _HESSIAN_LAG, cost)
+    return _Curvature("full Hessian", make, _HESSIAN_LAG, _HESSIAN_LAG, cost)
 
 
 def _common_probabilities(objective: SoftmaxObjective, params: Vector) -> Vector | None:
@@ -398,7 +404,8 @@ def _grams(objective: SoftmaxObjective, centre: Vector, most_rows: int, shared: 
     name = "one Gram matrix" if shared else "a Gram matrix per class"
     n_passes = design.class_gram_passes(n_rows, most_rows, shared, centre)
     cost = _in_iterations(objective, n_passes, n_rows, D)
-    return _Curvature(name, make, max(_GRAM_LAG, round(2.0 * cost)), cost)
+    first_lag = _FIRST_SHARED_LAG if shared else _FIRST_LAG
+    return _Curvature(name, make, first_lag, max(_GRAM_LAG, round(2.0 * cost)), cost)
 
 
 def _diagonal(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
@@ -412,4 +419,4 @@ def _diagonal(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
         diagonal = diagonal / design.weight_sum + l2
         return _centred(DiagonalPreconditioner(diagonal * np.ones((n_rows, 1))), centre)
 
-    return _Curvature("diagonal", make, _GRAM_LAG, cost=2.0)
+    return _Curvature("diagonal", make, _FIRST_LAG, _GRAM_LAG, cost=2.0)
