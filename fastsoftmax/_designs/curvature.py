@@ -124,13 +124,14 @@ def class_gram_passes(
 ) -> float:
     """Return the cost of `class_grams`, and of factors of the results, in passes over X.
 
-    Choosing the rows takes about a pass: two forward sweeps and the diagonals.
+    Choosing the rows takes two forward sweeps and the diagonals, gathering them as long as their
+    sums: all in all 20 passes for mnist, 11 for 54 classes of 384 features.
     """
     D = n_features + 1
     sums = min(n_samples, most_rows) * min(_costs(D, 1, density))
     factors = D**3 / 3.0 / 35.0  # 35 GFLOP/s
     one_pass = _ONE_PASS * n_samples * n_features * n_rows
-    return 1.0 + (1 if shared else n_rows) * (sums + factors) / one_pass
+    return 3.0 + (1 if shared else n_rows) * 2.0 * (sums + factors) / one_pass
 
 
 def class_grams(

@@ -45,7 +45,7 @@ _HESSIAN_LAG = 8
 #: class as long as this costs little: mnist then takes 25 passes to 1e-6 in place of 150, ...
 _GRAM_COLUMNS = 2500
 _GRAM_COST = 100.0
-_CLASS_GRAM_COST = 15.0
+_CLASS_GRAM_COST = 30.0
 #: ... and as long as they have at most so many entries, 512 MB.
 _CLASS_GRAM_ENTRIES = 2**26
 #: Iterations between two Gram preconditioners, and to the second one at most: the first one tells
@@ -405,7 +405,7 @@ def _grams(objective: SoftmaxObjective, centre: Vector, most_rows: int, shared: 
     n_passes = design.class_gram_passes(n_rows, most_rows, shared, centre)
     cost = _in_iterations(objective, n_passes, n_rows, D)
     first_lag = _FIRST_SHARED_LAG if shared else _FIRST_LAG
-    return _Curvature(name, make, first_lag, max(_GRAM_LAG, round(2.0 * cost)), cost)
+    return _Curvature(name, make, first_lag, max(_GRAM_LAG, round(cost)), cost)
 
 
 def _diagonal(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
