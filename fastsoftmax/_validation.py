@@ -150,8 +150,12 @@ def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
             f"Unknown label type: y has dtype object and holds {types}. Convert it to one type "
             "of labels, for example with y.astype(int) or y.astype(str)."
         )
-    check_classification_targets(y)
+    are_codes = y.dtype.kind in "iub"
+    if not are_codes:
+        check_classification_targets(y)
     classes, labels = _classes_and_indices(y)
+    if are_codes and 2 * len(classes) > len(y):
+        check_classification_targets(y)  # warns; for fewer it finds nothing, which takes 0.1 ms
     if len(classes) < 2:
         raise ValueError(
             "This solver needs samples of at least 2 classes in the data, but the data contains "

@@ -423,7 +423,7 @@ def test_progress_foresees_the_iterations_that_are_left():
         progress.visit(np.zeros(1), 1.0, np.array([0.1 * 10 ** (-k / 2)]))
         progress.verdict(10.0**-k, 10.0**-k, np.ones(1))
         left.append(progress.n_left)
-    assert left[0] == 100  # not known yet: as many as are allowed
+    assert left[0] == np.inf
     # After iteration 1, 1e-1: four more, one of which is being taken.
     np.testing.assert_allclose(left[1:5], [3.0, 2.0, 1.0, 0.0], atol=1e-9)
 
@@ -434,7 +434,17 @@ def test_progress_foresees_no_end_where_the_decrement_does_not_fall():
     for _ in range(3):
         progress.visit(np.zeros(1), 1.0, np.ones(1))
         progress.verdict(1.0, 1.0, np.ones(1))
-    assert progress.n_left == 1000 - 2  # as many as are allowed
+    assert progress.n_left == np.inf
+
+
+def test_progress_foresees_the_end_at_the_limit_of_iterations():
+    progress = Progress(max_iter=2)
+    progress.start(lambda x: (1.0, x), np.ones(1))
+    left = []
+    for _ in range(3):
+        progress.visit(np.zeros(1), 1.0, np.ones(1))
+        left.append(progress.n_left)
+    assert left == [np.inf, np.inf, 0.0]
 
 
 def test_progress_foresees_in_spite_of_a_tiny_tol():

@@ -113,12 +113,10 @@ class Progress:
     def n_left(self) -> float:
         """Iterations until the stopping rule holds, if the decrement goes on falling as it did.
 
-        At most as many as are allowed.
+        None where no more are allowed.
         """
-        return min(self._n_to_go, self._max_iter - self.n_iterations)
-
-    @property
-    def _n_to_go(self) -> float:
+        if self.n_iterations >= self._max_iter:
+            return 0.0
         recent = self._gains[-_WINDOW:]
         falls = len(recent) > 1 and 0.0 < recent[-1] < recent[0] < math.inf
         if not (falls and self.enough > 0.0):
