@@ -396,7 +396,7 @@ def test_rows_of_weight_zero_are_not_typical(n_samples):
 def test_margins(shape, kind, dtype, storage):
     """Of a direction: an offset is no part of it."""
     p = make_problem(shape, dtype, kind=kind)
-    found = p.design(storage).margins(p.coef, p.intercept)
+    found = p.design(storage).margins((p.coef, p.intercept))
     if "soft" in kind:
         assert found is None
         return
@@ -431,7 +431,7 @@ def test_the_shortfall_of_margins_and_its_gradient(shape, storage):
     y, K = p.targets.labels, shape[2]
     make, _ = STORAGES[storage]
     design = make_design(make(p.X), *check_targets(y, p.X, K, weights))
-    found = design.margins(p.coef, p.intercept)
+    found = design.margins((p.coef, p.intercept), want_gradient=True)
     gradient = np.column_stack([found.coef_gradient, found.intercept_gradient])
     assert found.shortfall == pytest.approx(shortfall(p.X, y, weights, K, p.params), rel=1e-12)
     numerical = approx_fprime(
@@ -447,7 +447,7 @@ def test_margins_take_little_memory(dtype, storage):
     p = make_problem((20_000, 300, 3, 3), dtype)
     design = p.design(storage)
     tracemalloc.start()
-    found = design.margins(p.coef, p.intercept)
+    found = design.margins((p.coef, p.intercept))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.low < 0 < found.high
@@ -461,9 +461,9 @@ def test_margins_ignore_rows_of_weight_zero_whatever_they_hold(storage):
     X[::7], weights[::7] = 1.7e308, 0.0
     y, counts = p.targets.labels, weights > 0
     make, _ = STORAGES[storage]
-    found = make_design(make(X), *check_targets(y, X, 3, weights)).margins(p.coef, p.intercept)
+    found = make_design(make(X), *check_targets(y, X, 3, weights)).margins((p.coef, p.intercept))
     few = make_design(make(X[counts]), *check_targets(y[counts], X[counts], 3, None))
-    for value, expected in zip(found, few.margins(p.coef, p.intercept), strict=True):
+    for value, expected in zip(found, few.margins((p.coef, p.intercept)), strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
+from scipy import special
 from scipy.optimize import linprog
 from sklearn.exceptions import ConvergenceWarning
 
@@ -150,6 +151,30 @@ def test_separable_is_said_of_crossed_categories_with_empty_cells(seed, tol, n_c
     assert model.gradient_norm_ <= tol
 
 
+@pytest.mark.parametrize("n_classes", [3, 4])
+@pytest.mark.parametrize("seed", range(8, 12))
+def test_crossed_categories_in_float32(seed, n_classes):
+    X, y = crossed_categories(seed, n_classes)
+    model = LogisticRegression(C=np.inf).fit(X.astype(np.float32), y)
+    assert model.status_.startswith("The classes are separable") == is_separable(X, y)
+    assert model.converged_
+    assert np.abs(model.coef_).max() < 100
+
+
+@every_solver
+@pytest.mark.parametrize("outlier", [30.0, 1e2, 3e3, 1e4, 1e5])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_row_far_out_does_not_make_classes_separable(seed, outlier, solver):
+    """It must not be the measure of how little all other margins shrink."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(300, 2))
+    y = (rng.random(300) < special.expit(X[:, 0])).astype(int)
+    X[0, 0], y[0] = outlier, 1
+    model = LogisticRegression(C=np.inf, solver=solver).fit(X, y)
+    assert "separable" not in model.status_
+    assert model.converged_
+
+
 @pytest.mark.parametrize("seed", range(8, 12))
 def test_a_step_that_nearly_recedes_is_made_right(seed):
     """The solver's steps may shrink margins that are large already."""
@@ -163,6 +188,7 @@ def test_a_step_that_nearly_recedes_is_made_right(seed):
     step = params_of(model) - params_of(early)  # where classes separate, most of it is due to that
     recedes_in_the_end = recedes(params_of(model).ravel(), step.ravel(), True)
     assert recedes_in_the_end == is_separable(X, y)
+    assert not recedes(params_of(model).ravel(), step.ravel(), False)  # as it is, it does not
 
 
 @every_solver
@@ -402,6 +428,7 @@ def test_wide_data_far_from_zero(mean, fit_intercept):
     wide = LogisticRegression(fit_intercept=fit_intercept).fit(X, y)
     plain = LogisticRegression(fit_intercept=fit_intercept, solver="lbfgs").fit(X, y)
     assert "rotated" in wide.solver_
+    assert "then" not in wide.solver_ or mean == 1e4
     assert wide.gradient_norm_ <= 1e-4
     assert wide.objective_ == pytest.approx(plain.objective_, rel=1e-5)
 
@@ -416,6 +443,7 @@ def test_wide_data_in_float32_are_rotated_in_float64(soft):
     objective = SoftmaxObjective(X, y, sample_weight=weights, l2=l2)
     result, name = solve(objective, np.zeros(objective.shape), tol=1e-6, max_iter=1000)
     assert "rotated" in name
+    assert "then" not in name
     assert result.converged
     oracle = reference.LinearModel(X.astype(np.float64), Y, weights, l2)
     params = result.params.reshape(objective.shape)
@@ -430,6 +458,7 @@ def test_a_row_of_weight_0_does_not_count_in_wide_data():
     fitted = LogisticRegression().fit(X, y, weights)
     without = LogisticRegression().fit(np.delete(X, 3, 0), np.delete(y, 3))
     assert "rotated" in fitted.solver_
+    assert "then" not in fitted.solver_
     assert fitted.objective_ == pytest.approx(without.objective_, rel=1e-10)
 
 
@@ -452,6 +481,7 @@ def test_an_error_of_a_callback_passes_through_the_rotation():
     seen = []
     result, name = solve(objective, start, tol=1e-4, max_iter=100, on_iteration=seen.append)
     assert "rotated" in name
+    assert "then" not in name
     np.testing.assert_allclose(seen[-1].params, result.params, rtol=0, atol=1e-12)
     assert seen[-1].objective == pytest.approx(objective.value(seen[-1].params), rel=1e-12)
 

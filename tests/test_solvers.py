@@ -394,6 +394,20 @@ def test_bounded_directions_settle_before_a_function_is_separable(minimize):
 
 
 @every_solver
+def test_the_recession_test_is_told_when_the_solver_would_stop(minimize):
+    told = []
+
+    def recedes(params, step, settled):
+        told.append(settled)
+        return settled
+
+    result = minimize(falling, np.zeros(1), tol=1e-4, value_scale=1e-3, recedes=recedes)
+    assert result.status is Status.SEPARABLE
+    assert told[-1]
+    assert not any(told[:-1])
+
+
+@every_solver
 def test_without_a_recession_test_such_a_function_goes_on(minimize):
     result = minimize(falling, np.zeros(1), max_iter=50)
     assert result.status is Status.MAX_ITERATIONS

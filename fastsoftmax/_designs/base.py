@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
+#: Coefficients (n_rows, n_features) and intercepts (n_rows,).
+Coefficients = tuple[Float64Array, Float64Array]
 
 
 class Response(enum.IntEnum):
@@ -157,8 +159,16 @@ class Design(Protocol):
         That is (1, D), if `shared`.
         """
 
-    def margins(self, coef: Float64Array, intercept: Float64Array) -> Margins | None:
-        """Return by how much the label's logit exceeds the others; None for soft targets."""
+    def margins(
+        self,
+        direction: Coefficients,
+        start: Coefficients | None = None,
+        want_gradient: bool = False,
+    ) -> Margins | None:
+        """Return how far a direction moves the labels' logits from the others; see `margins_of`.
+
+        None for soft targets. By BLAS, so with other last bits for other numbers of its threads.
+        """
 
 
 def class_weights(labels: Array, soft: Array, weights: Array, n_classes: int) -> Float64Array:
@@ -170,29 +180,47 @@ def class_weights(labels: Array, soft: Array, weights: Array, n_classes: int) ->
 
 
 class Margins(NamedTuple):
-    """By how much the labels' logits exceed the others, over rows of positive weight.
+    """By how much a direction moves the labels' logits away from the others.
+
+    Over rows of positive weight.
 
     Attributes
     ----------
-    low, high : float
-        The least and the largest; 0 at most where no margin is positive.
+    low : float
+        The least one.
+    high : float
+        The largest one, or 0.
+    uncertain_high : float
+        The largest one among those that can still lower the loss where the direction starts.
     shortfall : float
         Half the weighted mean, over rows, of the sum of the squares of negative margins.
     coef_gradient : ndarray of shape (n_rows, n_features)
         Of the shortfall, in the coefficients ...
     intercept_gradient : ndarray of shape (n_rows,)
-        ... and in the intercepts.
+        ... and in the intercepts. Zeros unless they were asked for.
     """
 
     low: float
     high: float
+    uncertain_high: float
     shortfall: float
     coef_gradient: Float64Array
     intercept_gradient: Float64Array
 
 
+#: Margins beyond which a row's loss, below 1e-15, cannot fall any more.
+_CERTAIN = 36.0
+
+
+@np.errstate(over="ignore", invalid="ignore")
 def margins_of(
-    X: Any, labels: Array, weights: Array, coef: Float64Array, intercept: Float64Array
+    X: Any,
+    labels: Array,
+    weights: Array,
+    direction: Coefficients,
+    n_entries: float,
+    start: Coefficients | None = None,
+    want_gradient: bool = False,
 ) -> Margins | None:
     """Return the margins' extremes and shortfall, or None where there are no labels.
 
@@ -201,41 +229,61 @@ def margins_of(
     X : array or CSR matrix of shape (n_samples, n_features)
     labels : ndarray of shape (n_samples,) or (0,)
     weights : ndarray of shape (n_samples,) or (0,)
-    coef : ndarray of shape (n_rows, n_features)
-    intercept : ndarray of shape (n_rows,)
+    direction : tuple of ndarray of shapes (n_rows, n_features) and (n_rows,)
+    n_entries : float
+        Numbers that a row of X takes.
+    start : tuple like `direction`, default=None
+        Where it starts; without it, or where all is certain there, all margins are uncertain.
+    want_gradient : bool, default=False
     """
     if not labels.size:
         return None
-    low, high, shortfall, weight_sum = np.inf, 0.0, 0.0, 0.0
+    coef, intercept = direction
+    low, high, uncertain_high, shortfall, weight_sum = np.inf, 0.0, 0.0, 0.0, 0.0
     coef_gradient, intercept_gradient = np.zeros(coef.shape), np.zeros(len(coef))
+    any_uncertain = False
     # The product converts rows of float32, and slices copy those of a CSR matrix.
-    n_block = max(1, 2**20 // (X.shape[1] + len(coef) + 1))
-    for start in range(0, X.shape[0], n_block):
-        rows = slice(start, start + n_block)
+    n_block = max(1, int(2**20 / (n_entries + len(coef) + 1)))
+    for first in range(0, X.shape[0], n_block):
+        rows = slice(first, first + n_block)
         X_block, own, w = X[rows], labels[rows, None], np.ones((1, 1))
         if weights.size:  # rows of weight 0 may hold anything
             w = weights[rows, None].astype(np.float64)
             counts = w[:, 0] > 0.0
             X_block, own, w = X_block[counts], own[counts], w[counts]
-        logits = np.asarray(X_block @ coef.T) + intercept
-        if logits.shape[1] == 1:
-            logits = np.hstack([np.zeros_like(logits), logits])
-        margins = np.take_along_axis(logits, own, axis=1) - logits
-        high = max(high, float(margins.max(initial=0.0)))
+        margins = _margins(X_block, own, coef, intercept)
+        # NumPy's maximum and minimum keep a NaN.
+        high = float(np.maximum(high, margins.max(initial=0.0)))
+        if start is not None:
+            uncertain = _margins(X_block, own, *start) < _CERTAIN
+            np.put_along_axis(uncertain, own, False, axis=1)
+            any_uncertain |= bool(uncertain.any())
+            uncertain_high = max(uncertain_high, float(margins.max(initial=0.0, where=uncertain)))
         np.put_along_axis(margins, own, np.inf, axis=1)
-        low = min(low, float(margins.min(initial=np.inf)))
+        low = float(np.minimum(low, margins.min(initial=np.inf)))
         short = np.maximum(-margins, 0.0)
         weight_sum += float(np.sum(np.broadcast_to(w, own.shape)))
         shortfall += 0.5 * float(np.sum(w * short**2))
-        residual = w * short
-        np.put_along_axis(residual, own, -residual.sum(axis=1, keepdims=True), axis=1)
-        residual = residual[:, -len(coef) :]
-        coef_gradient += np.asarray(X_block.T @ residual).T
-        intercept_gradient += residual.sum(axis=0)
+        if want_gradient:
+            residual = w * short
+            np.put_along_axis(residual, own, -residual.sum(axis=1, keepdims=True), axis=1)
+            residual = residual[:, -len(coef) :]
+            coef_gradient += np.asarray(X_block.T @ residual).T
+            intercept_gradient += residual.sum(axis=0)
     return Margins(
         low,
         high,
+        uncertain_high if any_uncertain else high,
         shortfall / weight_sum,
         coef_gradient / weight_sum,
         intercept_gradient / weight_sum,
     )
+
+
+def _margins(X: Any, own: Array, coef: Float64Array, intercept: Float64Array) -> Float64Array:
+    """Return by how much each row's own logit exceeds each logit, (n_samples, n_classes)."""
+    logits = np.asarray(X @ np.ascontiguousarray(coef.T)) + intercept
+    if logits.shape[1] == 1:
+        logits = np.hstack([np.zeros_like(logits), logits])
+    margins: Float64Array = np.take_along_axis(logits, own, axis=1) - logits
+    return margins

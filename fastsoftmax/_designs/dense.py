@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastsoftmax._designs import curvature
 from fastsoftmax._designs.base import (
     Array,
+    Coefficients,
     Float64Array,
     Margins,
     Response,
@@ -286,9 +287,17 @@ class DenseDesign:
         blocks = self._blocks(coef, intercept, centre, 4 * coef.shape[0])
         return curvature.class_diagonals(blocks, coef.shape[0], self.n_features, shared)
 
-    def margins(self, coef: Float64Array, intercept: Float64Array) -> Margins | None:
-        """Return by how much the label's logit exceeds the others; see `margins_of`."""
-        return margins_of(self.X, self.labels, self.weights, coef, intercept)
+    def margins(
+        self,
+        direction: Coefficients,
+        start: Coefficients | None = None,
+        want_gradient: bool = False,
+    ) -> Margins | None:
+        """Return how far a direction moves the labels' logits from the others."""
+        n_entries = self.n_features
+        return margins_of(
+            *(self.X, self.labels, self.weights, direction, n_entries, start, want_gradient)
+        )
 
     def _blocks(
         self,

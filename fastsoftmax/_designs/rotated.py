@@ -32,11 +32,12 @@ def rotate(
     ValueError
         If a product overflows.
     """
-    U = design.X.astype(np.float64, copy=False)
+    any_zero = design.weights.size > 0 and not design.weights.all()
+    U = np.array(design.X, np.float64, copy=True if centre.any() or any_zero else None)
     if centre.any():
-        U = U - centre
-    if design.weights.size and not design.weights.all():
-        U = np.where(design.weights[:, None] == 0.0, 0.0, U)
+        U -= centre
+    if any_zero:
+        U[design.weights == 0] = 0.0
     U = kernel_view(U)
     n = design.n_samples
     products = np.empty((n, n))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fastsoftmax._designs import curvature
 from fastsoftmax._designs.base import (
     Array,
+    Coefficients,
     Float64Array,
     Margins,
     Response,
@@ -156,9 +157,17 @@ class SparseDesign:
         diagonals[:, -1] = curvatures.sum(axis=0)
         return diagonals.mean(axis=0, keepdims=True) if shared else diagonals
 
-    def margins(self, coef: Float64Array, intercept: Float64Array) -> Margins | None:
-        """Return by how much the label's logit exceeds the others; see `margins_of`."""
-        return margins_of(self.X, self.labels, self.weights, coef, intercept)
+    def margins(
+        self,
+        direction: Coefficients,
+        start: Coefficients | None = None,
+        want_gradient: bool = False,
+    ) -> Margins | None:
+        """Return how far a direction moves the labels' logits from the others."""
+        n_entries = 2.0 * self.X.nnz / self.n_samples
+        return margins_of(
+            *(self.X, self.labels, self.weights, direction, n_entries, start, want_gradient)
+        )
 
     def _loss_and_residual(
         self, coef: Float64Array, intercept: Float64Array

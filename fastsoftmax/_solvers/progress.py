@@ -113,7 +113,7 @@ class Progress:
     def n_left(self) -> float:
         """Iterations until the stopping rule holds, if the decrement goes on falling as it did.
 
-        None where no more are allowed.
+        0 where no more are allowed.
         """
         if self.n_iterations >= self._max_iter:
             return 0.0
@@ -185,12 +185,16 @@ class Progress:
         small = latest.norm == 0.0 or (self.is_flat and 0.0 <= decrement <= self.enough)
         if small:
             latest.decrement = max(decrement, 0.0)
+        status = self._reason_to_stop(small, gain)
         recedes = self.is_flat and self._recedes
-        if recedes and recedes(latest.params, direction, small):
+        if recedes and recedes(latest.params, direction, status is not None):
+            status = Status.SEPARABLE
+        if status in (Status.SEPARABLE, Status.CONVERGED):
             self._best = latest
-            return Status.SEPARABLE
+        return status
+
+    def _reason_to_stop(self, small: bool, gain: float) -> Status | None:
         if small:
-            self._best = latest
             return Status.CONVERGED
         if gain <= self.noise and self._since_best >= _PATIENCE:
             return Status.FLOOR

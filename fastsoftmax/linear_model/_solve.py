@@ -49,8 +49,8 @@ _GRAM_COST = 100.0
 _CLASS_GRAM_COST = 60.0
 #: ... and as long as they have at most so many entries, 512 MB.
 _CLASS_GRAM_ENTRIES = 2**26
-#: Iterations between two Gram preconditioners, and to the second one at most: the first one tells
-#: least of the optimum.
+#: Iterations between two Gram preconditioners at least, and from the first one, which tells least
+#: of the optimum, to the second: one per class, and one that all share.
 _GRAM_LAG, _FIRST_LAG, _FIRST_SHARED_LAG = 16, 8, 5
 #: Offset of a feature, in units of its spread, up to which wide data are not centred.
 _MILD = 3.0
@@ -61,6 +61,9 @@ _MOST_ROTATED = 64
 
 #: What the diagonal of a Gram matrix of all rows is raised by, relatively.
 _RIDGE = 1e-10
+#: The same of any curvature in float32, without a penalty: there the gradient's noise along columns
+#: that depend on one another would make long steps.
+_RIDGE32 = 1e-6
 
 #: A class is at least so likely in the first Hessian, and where a fit starts, in units of 1 / K.
 #: With the true share, what tells a rare class for certain asks for a first step of 1 / p, and
@@ -323,6 +326,7 @@ def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
         full /= design.weight_sum
         blocks = full.reshape(n_free, extended, n_free, extended)[:, :D, :, :D]
         hessian = np.ascontiguousarray(blocks).reshape(n_free * D, n_free * D)
+        hessian[np.diag_indices(n_free * D)] *= 1.0 + _noise_ridge(objective)
         reference = None
         if n_free * D <= _FULL_HESSIAN and not design.has_offset:
             uniform = np.full(n_free, 1.0 / design.n_classes)
@@ -375,7 +379,13 @@ def _gram(objective: SoftmaxObjective, centre: Vector, most_rows: int) -> NDArra
     # which the rows picked do not vary into long ones.
     exact = design.n_samples <= most_rows
     gram[np.diag_indices(D)] *= 1.0 + (_RIDGE if exact else _LEAST_CURVATURE)
+    gram[np.diag_indices(D)] *= 1.0 + _noise_ridge(objective)
     return gram
+
+
+def _noise_ridge(objective: SoftmaxObjective) -> float:
+    is_penalised = objective.l2[:-1].all()
+    return 0.0 if is_penalised or objective.dtype == np.float64 else _RIDGE32
 
 
 def _grams(objective: SoftmaxObjective, centre: Vector, most_rows: int, shared: bool) -> _Curvature:
