@@ -270,7 +270,9 @@ def _choose(objective: SoftmaxObjective, centre: Vector, with_hessian: bool) -> 
     ):
         return _full_hessian(objective, centre)
     if D <= _GRAM_COLUMNS:
-        for shared in (n_rows * D**2 > _CLASS_GRAM_ENTRIES, True):
+        # With as few samples as columns the penalty is most of the curvature, for all classes.
+        is_short = design.n_samples <= D
+        for shared in (is_short or n_rows * D**2 > _CLASS_GRAM_ENTRIES, True):
             curvature = _grams(objective, centre, max(3 * D, 1500), shared)
             if curvature.cost <= (_GRAM_COST if shared else _CLASS_GRAM_COST):
                 return curvature
