@@ -33,7 +33,7 @@ class Design(Protocol):
     Sums are *unnormalised*: ``sum_i w_i loss_i`` with weights w in units of `weight_scale`, to be
     divided by `weight_sum`, which is in the same units. So the sums of the parts of a data set
     (batches, partitions) can be added, each times its `weight_scale`.
-    Every sum has the same bits for any number of threads.
+    Every sum but those of `margins` has the same bits for any number of threads.
 
     Conventions: ``coef`` (n_rows, n_features), ``intercept`` (n_rows,), float64; a gradient, or a
     product with the Hessian, is (n_rows, n_features + 1) float64 with the intercept last.
