@@ -158,7 +158,7 @@ class SoftmaxObjective:
         float
             In nats; ``inf`` if logits overflow, never NaN.
         """
-        coef, intercept = self._unpack(params)
+        coef, intercept = self.unpack(params)
         loss = self.design.loss(coef, intercept) / self.design.weight_sum
         value = loss + self._penalty(coef)
         return value if np.isfinite(value) else np.inf
@@ -180,7 +180,7 @@ class SoftmaxObjective:
             is.
         """
         params = np.asarray(params)  # type: ignore[assignment]  # asarray forgets Params
-        coef, intercept = self._unpack(params)
+        coef, intercept = self.unpack(params)
         loss, gradient = self.design.loss_and_gradient(coef, intercept)
         value = loss / self.design.weight_sum + self._penalty(coef)
         if not np.isfinite(value):
@@ -210,7 +210,7 @@ class SoftmaxObjective:
         FloatingPointError
             If the product is not finite, since logits overflow.
         """
-        return self._hessian_times(direction, *self._unpack(params))
+        return self._hessian_times(direction, *self.unpack(params))
 
     @_quietly
     def hessian_operator(self, params: NDArray[Any]) -> Callable[[Params], Params]:
@@ -227,7 +227,7 @@ class SoftmaxObjective:
         -------
         callable
         """
-        coef, intercept = self._unpack(params)
+        coef, intercept = self.unpack(params)
         probabilities = None
         if self.n_classes <= self.n_features / 20:
             with contextlib.suppress(ValueError):  # logits overflow: then the product says so
@@ -243,7 +243,7 @@ class SoftmaxObjective:
         probabilities: NDArray[Any] | None = None,
     ) -> Params:
         direction = np.asarray(direction)  # type: ignore[assignment]  # asarray forgets Params
-        V, v_b = self._unpack(direction)
+        V, v_b = self.unpack(direction)
         product = self.design.hessian_vector_product(coef, intercept, V, v_b, probabilities)
         product /= self.design.weight_sum
         product[:, :-1] += self.l2[:-1] * V
@@ -257,7 +257,7 @@ class SoftmaxObjective:
     def _penalty(self, coef: NDArray[np.float64]) -> float:
         return 0.5 * float(np.einsum("j,kj,kj->", self.l2[:-1], coef, coef))
 
-    def _unpack(self, params: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def unpack(self, params: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return coef (n_rows, n_features) and intercept (n_rows,) in float64."""
         packed = np.asarray(params, dtype=np.float64)
         if packed.shape not in (self.shape, (self.shape[0] * self.shape[1],)):

@@ -1,0 +1,291 @@
+"""A quasi-Newton model of a smooth function plus a separable penalty, and its minimum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsoftmax._kernels import coordinate as kernels
+from fastsoftmax._linalg import Cholesky, NotPositiveDefiniteError
+from fastsoftmax._solvers.separable import SeparablePenalty
+from fastsoftmax._solvers.vectors import Vector, dot
+
+Matrix = NDArray[np.float64]
+
+#: The minimum of the model is good enough where a round of sweeps and faces gains so little of all.
+_ENOUGH = 1e-2
+#: Rounds, sweeps in each of them, and faces solved in each; sweeps in a metric that is not exact.
+_MOST_ROUNDS, _MOST_SWEEPS, _MOST_FACES = 12, 40, 20
+_MOST_ROUGH_SWEEPS = 20
+#: Multiply-adds of one call of a kernel, some 0.1 s; then Python may see Ctrl-C.
+_CALL_WORK = 2e8
+#: The least and the largest ridge of a face, relative to its diagonal.
+_LEAST_RIDGE, _MOST_RIDGE = 1e-10, 1e-2
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """An estimate of the Hessian, ``scale * blocks + diag(l2)``, in coordinates of its own.
+
+    Attributes
+    ----------
+    blocks : ndarray of shape (n_blocks or 1, m, m)
+        Diagonal blocks of the loss's part; a single one serves all.
+    l2 : ndarray of shape (n,)
+        Penalty strengths.
+    centre : ndarray of shape (D - 1,) or (0,)
+        The metric is that of coefficients of ``x - centre``, whose intercept, the last of every
+        D parameters, is ``b + W centre``. The coefficients, and so their penalty, are the same.
+    is_exact : bool
+        Whether it is the Hessian where it was built.
+    scale : float, default=1.0
+    """
+
+    blocks: Matrix
+    l2: Vector
+    centre: Vector
+    is_exact: bool
+    scale: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of blocks, and their order."""
+        order = self.blocks.shape[1]
+        return len(self.l2) // order, order
+
+    def times(self, vector: Vector) -> Vector:
+        """Return the product with a vector."""
+        return self.scale * self.unscaled(vector) + self.l2 * vector
+
+    def unscaled(self, vector: Vector) -> Vector:
+        """Return ``blocks @ vector``."""
+        v = vector.reshape(self.shape)
+        if len(self.blocks) == 1:
+            return np.einsum("ij,kj->ki", self.blocks[0], v).ravel()
+        return np.einsum("kij,kj->ki", self.blocks, v).ravel()
+
+    def inward(self, params: Vector) -> Vector:
+        """Return parameters, or a step, in the metric's coordinates."""
+        return self._moved(params, 1.0)
+
+    def outward(self, inner: Vector) -> Vector:
+        """Return parameters, or a step, from those in the metric's coordinates."""
+        return self._moved(inner, -1.0)
+
+    def inward_gradient(self, gradient: Vector) -> Vector:
+        """Return a gradient in the metric's coordinates."""
+        if not self.centre.size:
+            return gradient
+        g = gradient.reshape(-1, len(self.centre) + 1).copy()
+        g[:, :-1] -= g[:, -1:] * self.centre
+        return g.ravel()
+
+    def _moved(self, params: Vector, sign: float) -> Vector:
+        if not self.centre.size:
+            return params
+        p = params.reshape(-1, len(self.centre) + 1).copy()
+        p[:, -1] += sign * np.einsum("kj,j->k", p[:, :-1], self.centre)
+        return p.ravel()
+
+
+class Pair(NamedTuple):
+    """A step, the change of the gradient along it, and the metric's blocks times the step."""
+
+    step: Vector
+    change: Vector
+    product: Vector
+
+
+class QuasiNewtonModel:
+    """``g·d + d·B d / 2 + h(x + d)``, B being a metric corrected by pairs (BFGS).
+
+    Parameters
+    ----------
+    metric : Metric
+    pairs : collection of Pair
+        Those since the metric was built, in its coordinates; all of positive curvature.
+    x, gradient : ndarray of shape (n,)
+        In the metric's coordinates.
+    penalty : SeparablePenalty
+    balanced : callable, default=None
+        See `minimize_composite`; only given where it changes the metric's part of the model no
+        more than the function.
+
+    References
+    ----------
+    Byrd, Nocedal & Schnabel (1994), Math. Programming 63, theorem 2.3: the compact form
+    ``B = B0 - left inner⁻¹ leftᵀ``.
+    """
+
+    def __init__(
+        self,
+        metric: Metric,
+        pairs: Collection[Pair],
+        x: Vector,
+        gradient: Vector,
+        penalty: SeparablePenalty,
+        balanced: Callable[[Vector], Vector] | None = None,
+    ) -> None:
+        self._metric, self._x, self._gradient, self._penalty = metric, x, gradient, penalty
+        self._balanced = balanced
+        n = len(x)
+        self._left = np.empty((0, n))
+        self._inner = np.empty((0, 0))
+        if pairs:
+            steps = np.stack([pair.step for pair in pairs])
+            changes = np.stack([pair.change for pair in pairs])
+            products = metric.scale * np.stack([pair.product for pair in pairs])
+            products += metric.l2 * steps
+            curvatures = np.einsum("in,jn->ij", steps, changes)
+            below = np.tril(curvatures, -1)
+            corner = np.einsum("in,jn->ij", steps, products)
+            self._left = np.concatenate([products, changes])
+            self._inner = np.block([[corner, below], [below.T, -np.diag(np.diag(curvatures))]])
+        self._right = np.linalg.solve(self._inner, self._left) if pairs else self._left
+
+    def value(self, step: Vector) -> float:
+        """Return the model's value, 0 at ``step = 0``."""
+        penalty = self._penalty.value(self._x + step) - self._penalty.value(self._x)
+        return dot(self._gradient + 0.5 * self._times(step), step) + penalty
+
+    def _times(self, step: Vector) -> Vector:
+        correction = np.einsum("in,i->n", self._right, np.einsum("in,n->i", self._left, step))
+        return self._metric.times(step) - correction
+
+    def minimize(self, ridge: float) -> tuple[Vector, float, float]:
+        """Return the step to the minimum, the model's fall, and the ridge for the next model.
+
+        Coordinate descent finds out which coordinates are not at a kink or a bound; Newton's step
+        on the face that they span goes where it creeps. A face may be singular while the penalty
+        slopes along its null space (collinear columns, three or more classes), so that its steps
+        are proximal ones: their ridge shrinks as long as nothing is in their way.
+        """
+        metric, penalty = self._metric, self._penalty
+        shape = metric.shape
+        step = np.zeros(len(self._x))
+        kernel_parts = (
+            *(part.reshape(shape) for part in (metric.l2, penalty.l1)),
+            *(part.reshape(shape) for part in (penalty.lower, penalty.upper, self._gradient)),
+            *(self._columns(part) for part in (self._left, self._right)),
+            np.ascontiguousarray(self._x).reshape(shape),
+        )
+        fall = 0.0
+        for _ in range(_MOST_ROUNDS):
+            before = fall
+            is_done = self._descend(step, kernel_parts)
+            fall = -self.value(step)
+            # In a rough metric a truncated descent is better than its exact minimum: on mnist
+            # that takes steps 10 times too long, and as much time as all else.
+            if is_done or not metric.is_exact or fall - before <= _ENOUGH * before:
+                break
+            if self._balanced is not None:
+                step = self._balanced(self._x + step) - self._x
+            step, ridge = self._through_faces(step, ridge)
+            fall = -self.value(step)
+        return step, fall, ridge
+
+    def _columns(self, rows: Matrix) -> Matrix:
+        return np.ascontiguousarray(rows.T).reshape(*self._metric.shape, len(rows))
+
+    def _descend(self, step: Vector, parts: tuple[Matrix, ...]) -> bool:
+        """Sweep over the coordinates; tell whether little is left to gain."""
+        metric = self._metric
+        products = metric.unscaled(step).reshape(metric.shape)
+        shares = np.einsum("in,n->i", self._left, step)
+        gains = np.zeros(kernels.N_GAINS)
+        most = _MOST_SWEEPS if metric.is_exact else _MOST_ROUGH_SWEEPS
+        n_at_once = max(1, int(_CALL_WORK / (len(step) * metric.shape[1])))
+        for first in range(0, most, n_at_once):
+            kernels.descend(  # type: ignore[no-untyped-call]  # a driver
+                *(first, min(first + n_at_once, most), metric.blocks, metric.scale, *parts),
+                *(_ENOUGH, step.reshape(metric.shape), products, shares, gains),
+            )
+            if gains[kernels.IS_DONE]:
+                return True
+        return False
+
+    def _through_faces(self, step: Vector, ridge: float) -> tuple[Vector, float]:
+        """Return a better step, by Newton steps on one face after the other, and the ridge."""
+        x, penalty = self._x, self._penalty
+        value = self.value(step)
+        for _ in range(_MOST_FACES):
+            z = x + step
+            free = penalty.is_free(z)
+            slope = self._gradient + self._times(step) + penalty.l1 * np.sign(z)
+            newton = self._face_step(slope, free, ridge)
+            _, is_held = penalty.stopped(z, z + newton)
+            trials = [1.0]
+            if is_held.any():
+                trials += [0.3, 0.1, self._first_stop(z, newton, is_held)]
+            best_value, best, best_size = value, step, 0.0
+            for size in trials:
+                moved, _ = penalty.stopped(z, z + size * newton)
+                trial_value = self.value(moved - x)
+                if trial_value < best_value:
+                    best_value, best, best_size = trial_value, moved - x, size
+                if best_size == 1.0 and value - best_value > 0.3 * abs(0.5 * dot(slope, newton)):
+                    break
+            gain, value, step = value - best_value, best_value, best
+            if gain <= 0.0:
+                if ridge >= _MOST_RIDGE:
+                    break
+                ridge = min(10.0 * ridge, _MOST_RIDGE)
+                continue
+            clean = not is_held.any()
+            if best_size == 1.0 and (clean or gain > 1e-3 * abs(value)):
+                last = clean and ridge <= 10.0 * _LEAST_RIDGE
+                ridge = max(ridge * (0.01 if clean else 0.3), _LEAST_RIDGE)
+                if last:
+                    break
+            elif best_size < 0.1:
+                ridge = min(10.0 * ridge, _MOST_RIDGE)
+        return step, ridge
+
+    def _first_stop(self, z: Vector, newton: Vector, is_held: NDArray[np.bool_]) -> float:
+        """Return the size of a step at which the first coordinate meets its kink or bound."""
+        penalty = self._penalty
+        bound = np.where(newton > 0.0, penalty.upper, penalty.lower)
+        kink = np.where((penalty.l1 > 0.0) & (z * newton < 0.0), 0.0, bound)
+        stop = np.where(newton > 0.0, np.minimum(kink, bound), np.maximum(kink, bound))
+        return float(np.min((stop[is_held] - z[is_held]) / newton[is_held]))
+
+    def _face_step(self, slope: Vector, free: NDArray[np.bool_], ridge: float) -> Vector:
+        """Return Newton's step along the free coordinates, the curvature raised by a ridge."""
+        metric = self._metric
+        rank = len(self._left)
+        left = self._left * free
+        right_sides = np.concatenate([-slope[None] * free, left]).reshape(1 + rank, *metric.shape)
+        solved = np.zeros_like(right_sides)
+        is_free, l2 = free.reshape(metric.shape), metric.l2.reshape(metric.shape)
+        for k, own in enumerate(is_free):
+            j = np.flatnonzero(own)
+            matrix = metric.scale * metric.blocks[k % len(metric.blocks)][np.ix_(j, j)]
+            matrix[np.diag_indices(len(j))] += l2[k, j]
+            if len(j):
+                solved[:, k, j] = _ridge_solve(matrix, right_sides[:, k, j], ridge)
+        solved = solved.reshape(1 + rank, -1)
+        newton: Vector = solved[0]
+        if rank:
+            # Woodbury's identity; least squares, as ridges can make it nearly singular.
+            gram = self._inner - np.einsum("in,jn->ij", left, solved[1:])
+            shares = np.linalg.lstsq(gram, np.einsum("in,n->i", left, newton))[0]
+            newton = newton + np.einsum("i,in->n", shares, solved[1:])
+        return newton
+
+
+def _ridge_solve(matrix: Matrix, right: Matrix, ridge: float) -> Matrix:
+    """Return ``matrix⁻¹ b`` for the rows b of `right`, its diagonal raised by a share, or more."""
+    diagonal = np.maximum(np.diag(matrix), np.finfo(np.float64).tiny)
+    scale = 1.0 / np.sqrt(diagonal)
+    matrix *= scale
+    matrix *= scale[:, None]
+    while True:
+        np.fill_diagonal(matrix, 1.0 + ridge)
+        try:
+            return Cholesky(matrix).solve(np.ascontiguousarray(right * scale)) * scale
+        except NotPositiveDefiniteError:
+            ridge *= 10.0

@@ -1,0 +1,139 @@
+"""Objectives with an L1 penalty or bounds: which metric serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsoftmax._solvers import SeparablePenalty, SolverResult, Stopping, minimize_composite
+from fastsoftmax._solvers.model import Metric
+from fastsoftmax.objective import SoftmaxObjective
+
+Vector = NDArray[np.float64]
+
+#: The full Hessian is built where it has at most so many rows and costs so many passes over X.
+_FULL_HESSIAN, _FULL_HESSIAN_PASSES = 2000, 800.0
+#: Gram matrices have at most so many columns; there is one per class up to so many entries in all.
+_GRAM_COLUMNS, _CLASS_GRAM_ENTRIES = 2500, 2**26
+#: Iterations between two Hessians, and two sets of Gram matrices.
+_HESSIAN_LAG, _GRAM_LAG = 8, 16
+#: Share of its first curvature that a class keeps; see `_solve`.
+_LEAST_CURVATURE = 1e-3
+
+
+def solve_composite(
+    objective: SoftmaxObjective,
+    penalty: SeparablePenalty,
+    start: Vector,
+    centre: Vector,
+    stopping: Stopping,
+) -> tuple[SolverResult, str]:
+    """Minimise an objective plus a separable penalty.
+
+    Parameters
+    ----------
+    objective : SoftmaxObjective
+    penalty : SeparablePenalty
+        Of all parameters; the intercepts have none.
+    start : ndarray of shape (n,)
+    centre : ndarray of shape (n_features,)
+        Around which second-order sums are taken.
+    stopping : Stopping
+
+    Returns
+    -------
+    result : SolverResult
+    name : str
+        The solver, and its metric.
+    """
+    name, make_metric, lag, cost = _metric(objective, centre)
+    result = minimize_composite(
+        objective.value_and_gradient,
+        penalty,
+        start,
+        make_metric,
+        (lag for _ in range(stopping["max_iter"] + 1)),
+        cost,
+        balanced=_balance(objective, penalty),
+        **stopping,
+    )
+    return result, f"proximal quasi-Newton ({name})"
+
+
+def _metric(
+    objective: SoftmaxObjective, centre: Vector
+) -> tuple[str, Callable[[Vector], Metric], int, float]:
+    """Return a metric's name, what builds it at given parameters, its lag, and its cost."""
+    design, (n_rows, D) = objective.design, objective.shape
+    l2 = np.tile(objective.l2[:D], n_rows)
+    moves = centre if objective.fit_intercept and centre.any() else np.empty(0)
+    least: list[Vector] = []
+
+    def hessian(params: Vector) -> Metric:
+        full = design.hessian(*objective.unpack(params), centre) / design.weight_sum
+        return Metric(_all_rows(full, n_rows, design.n_features + 1, D), l2, moves, True)
+
+    def class_grams(params: Vector) -> Metric:
+        coefficients = objective.unpack(params)
+        grams = design.class_grams(*coefficients, max(3 * D, 1500), False, centre)[:, :D, :D]
+        grams /= design.weight_sum
+        if not least:
+            least.append(_LEAST_CURVATURE * np.einsum("kjj->kj", grams))
+        grams[:, np.arange(D), np.arange(D)] += least[0]
+        return Metric(np.ascontiguousarray(grams), l2, moves, False)
+
+    def diagonals(params: Vector) -> Metric:
+        diagonal = design.class_diagonals(*objective.unpack(params), centre)[:, :D]
+        blocks = diagonal.reshape(-1, 1, 1) / design.weight_sum
+        return Metric(blocks, l2, moves, False)
+
+    passes = design.hessian_passes(n_rows, centre)
+    if n_rows * D <= _FULL_HESSIAN and passes <= _FULL_HESSIAN_PASSES:
+        return "full Hessian", hessian, _HESSIAN_LAG, passes
+    if D <= _GRAM_COLUMNS and n_rows * D**2 <= _CLASS_GRAM_ENTRIES:
+        passes = design.class_gram_passes(n_rows, max(3 * D, 1500), False, centre)
+        return "a Gram matrix per class", class_grams, max(_GRAM_LAG, round(passes)), passes
+    return "diagonal", diagonals, _GRAM_LAG, 2.0
+
+
+def _all_rows(full: NDArray[np.float64], n_rows: int, extended: int, D: int) -> Vector:
+    """Return the Hessian of all rows, (1, n_rows D, n_rows D), from that of the free ones.
+
+    A shift common to all classes changes nothing, so that rows and columns sum to zero over them.
+    """
+    n_free = max(1, n_rows - 1)
+    free = full.reshape(n_free, extended, n_free, extended)[:, :D, :, :D]
+    hessian = np.zeros((n_rows, D, n_rows, D))
+    hessian[:n_free, :, :n_free, :] = free
+    if n_rows > 1:
+        hessian[-1, :, :-1, :] = -free.sum(axis=0)
+        hessian[:-1, :, -1, :] = -free.sum(axis=2)
+        hessian[-1, :, -1, :] = free.sum(axis=(0, 2))
+    return hessian.reshape(1, n_rows * D, n_rows * D)
+
+
+def _balance(
+    objective: SoftmaxObjective, penalty: SeparablePenalty
+) -> Callable[[Vector], Vector] | None:
+    """Return what shifts each feature's coefficients, for all classes alike, to the least L1 norm.
+
+    Logits then shift alike, too, so that only the penalty tells how far to go: until half of the
+    coefficients are on either side of 0. None where an L2 penalty or bounds tell, too.
+    """
+    n_rows, d = objective.n_rows, objective.n_features
+    l1 = penalty.l1.reshape(objective.shape)[:, :d]
+    is_bounded = np.isfinite(penalty.lower).any() or np.isfinite(penalty.upper).any()
+    columns = (objective.l2[:d] == 0.0) & l1.all(axis=0) & (l1 == l1[0]).all(axis=0)
+    if n_rows == 1 or is_bounded or not columns.any():
+        return None
+
+    def balanced(params: Vector) -> Vector:
+        packed = params.reshape(objective.shape).copy()
+        coef = np.sort(packed[:, :d], axis=0)
+        shift = np.clip(0.0, coef[(n_rows - 1) // 2], coef[n_rows // 2])
+        packed[:, :d] -= np.where(columns, shift, 0.0)
+        return packed.ravel()
+
+    return balanced
