@@ -42,7 +42,7 @@ OUTSIDE = {
     "_designs": {"numpy", "scipy"},
     "objective": {"numpy"},
     "_solvers": {"numpy"},
-    "linear_model": {"numpy", "scipy", "sklearn"},
+    "linear_model": {"numpy", "pandas", "scipy", "sklearn"},
     "_versions": set(),
     "_warmup": {"numpy", "scipy"},
     "__main__": set(),

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 from sklearn.linear_model._base import SparseCoefMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -30,6 +31,9 @@ from fastsoftmax._validation import (
     passes_if_finite,
     refuse_missing_labels,
 )
+from fastsoftmax.linear_model import _inference
+from fastsoftmax.linear_model._export import to_sklearn
+from fastsoftmax.linear_model._inference import StandardErrors, Summary
 from fastsoftmax.linear_model._solve import intercept_only, solve
 from fastsoftmax.objective import SoftmaxObjective
 
@@ -214,18 +218,7 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
                 "sklearn.linear_model.LogisticRegression(solver='saga')."
             )
         n_threads = resolve_n_jobs(self.n_jobs)
-        check_sparse_indices(X)
-        refuse_missing_labels(y)
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS, order="C")
-        classes, labels = encode_labels(y)
-        sample_weight = apply_class_weight(self.class_weight, classes, labels, y, sample_weight, X)
-        weights = check_weights(sample_weight, X)
-        targets = Targets(labels, np.empty((0, 0), X.dtype), len(classes))
-        objective = SoftmaxObjective.from_design(
-            make_design(X, targets, weights),
-            l2=weights.penalty_strength(self.C),
-            fit_intercept=self.fit_intercept,
-        )
+        objective, classes = self._make_objective(X, y, sample_weight, reset=True)
         with thread_limit(n_threads):
             try:
                 result, solver = solve(
@@ -239,7 +232,8 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
             except FloatingPointError as error:
                 raise ValueError(
                     f"The fit cannot start: {error}. X contains values too large for "
-                    f"{X.dtype}; scale X, for example with sklearn.preprocessing.StandardScaler."
+                    f"{objective.dtype}; scale X, for example with "
+                    "sklearn.preprocessing.StandardScaler."
                 ) from error
         if self.verbose > 0:
             print(f"fastsoftmax: {solver}. {result.message}")  # noqa: T201 (verbose asks for it)
@@ -256,8 +250,8 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
             coef = coef - coef.mean(axis=0)
             intercept = intercept - intercept.mean()
         self.classes_ = classes
-        self.coef_ = np.ascontiguousarray(coef, dtype=X.dtype)
-        self.intercept_ = np.ascontiguousarray(intercept, dtype=X.dtype)
+        self.coef_ = np.ascontiguousarray(coef, dtype=objective.dtype)
+        self.intercept_ = np.ascontiguousarray(intercept, dtype=objective.dtype)
         self.n_iter_ = np.array([result.n_iterations], dtype=np.int32)
         self.solver_ = solver
         self.objective_ = result.objective
@@ -265,6 +259,30 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         self.converged_ = result.converged
         self.status_ = result.message
         self.n_passes_ = result.n_passes
+
+    def _make_objective(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None,
+        *,
+        reset: bool,
+        dtype: Any = FLOATS,
+    ) -> tuple[SoftmaxObjective, NDArray[Any]]:
+        """Return what `fit` minimises, and the classes; `reset` is that of `validate_data`."""
+        check_sparse_indices(X)
+        refuse_missing_labels(y)
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=dtype, order="C", reset=reset)
+        classes, labels = encode_labels(y)
+        sample_weight = apply_class_weight(self.class_weight, classes, labels, y, sample_weight, X)
+        weights = check_weights(sample_weight, X)
+        targets = Targets(labels, np.empty((0, 0), X.dtype), len(classes))
+        objective = SoftmaxObjective.from_design(
+            make_design(X, targets, weights),
+            l2=weights.penalty_strength(self.C),
+            fit_intercept=self.fit_intercept,
+        )
+        return objective, classes
 
     def _start(self, objective: SoftmaxObjective) -> NDArray[np.float64]:
         """Return the parameters to start from: `intercept_only`, or the last fit's."""
@@ -364,17 +382,133 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         ValueError
             If a logit is not finite, or the fitted attributes have been set to what does not fit.
         """
-        coef: Any = self.coef_  # CSR after `sparsify`
-        coef = coef.toarray() if sparse.issparse(coef) else np.asarray(coef)
-        intercept = np.atleast_1d(self.intercept_)
+        coef, intercept = self._coefficients()
         if coef.shape[1:] != X.shape[1:]:
             raise ValueError(f"coef_ has shape {coef.shape}, but X has {X.shape[1]} features.")
-        if intercept.shape != coef.shape[:1]:
-            intercept = np.broadcast_to(intercept, coef.shape[:1])
         if coef.dtype == np.float64 and X.dtype == np.float32:
             X = X.astype(np.float64)  # as scikit-learn: the wider dtype of the two
         with thread_limit(resolve_n_jobs(self.n_jobs)):
             return predict(X, coef, intercept, response)
+
+    def _coefficients(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the fitted coefficients, dense, and one intercept for each of their rows."""
+        coef: Any = self.coef_  # CSR after `sparsify`
+        coef = coef.toarray() if sparse.issparse(coef) else np.asarray(coef)
+        intercept = np.atleast_1d(self.intercept_)
+        if intercept.shape != coef.shape[:1]:
+            intercept = np.broadcast_to(intercept, coef.shape[:1])
+        return coef, intercept
+
+    def standard_errors(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        baseline: Any = None,
+    ) -> StandardErrors:
+        r"""Return the standard errors of the coefficients.
+
+        They are the roots of the diagonal of the inverse of the Hessian, at the fitted
+        coefficients, of :math:`\sum_i s_i \ell(W x_i + b, y_i) + \lVert W \rVert^2 / (2 C)`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The data of the fit; an estimator keeps none.
+        y : array-like of shape (n_samples,)
+        sample_weight : array-like of shape (n_samples,), default=None
+            As in the fit. Weights, also those of `class_weight`, count as numbers of equal rows.
+        baseline : label, default=None
+            The class whose coefficients are subtracted from those of the others, which leaves out
+            its row. None takes the first class where only such differences are identified,
+            which is with two classes (their one row is such a difference) and with ``C=inf``.
+            With a penalty and three or more classes, None leaves all classes, as in `coef_`.
+
+        Returns
+        -------
+        StandardErrors
+            Arrays `coef` (n_rows, n_features) and `intercept` (n_rows,), and the `classes` that
+            their rows are about.
+
+        Raises
+        ------
+        ValueError
+            If there are none: with columns that are constant or depend on one another, or with
+            separable classes, without a penalty; with an L1 penalty; or if the data are not those
+            of the fit.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the fit did not converge, or its `tol` leaves the coefficients more than a tenth of
+            a standard error from the optimum.
+
+        Notes
+        -----
+        With a penalty, rows of coefficients that are the same for all classes, which the loss does
+        not see, are left out: the covariance is the pseudo-inverse of the Hessian on rows that
+        sum to zero over the classes, as `coef_` and `intercept_` do. It is that of the normal
+        approximation to the posterior under the prior variance `C` that the penalty
+        stands for. Around the true coefficients the penalised estimate is biased, which no standard
+        error shows.
+
+        All is summed in float64, so X in float32 costs a copy; last digits depend on the BLAS.
+
+        References
+        ----------
+        McFadden (1974), Conditional logit analysis of qualitative choice behavior, in Zarembka
+        (ed.), Frontiers in Econometrics.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from fastsoftmax import LogisticRegression
+        >>> X, y = load_iris(return_X_y=True)
+        >>> classifier = LogisticRegression(tol=1e-8).fit(X, y)
+        >>> classifier.standard_errors(X, y).intercept.round(2)
+        array([3.99, 2.64, 3.33])
+        """
+        return _inference.standard_errors(self, X, y, sample_weight, baseline)
+
+    def summary(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        confidence: float = 0.95,
+        baseline: Any = None,
+    ) -> Summary:
+        """Return a table of coefficients, their standard errors, Wald tests and confidence bounds.
+
+        Parameters
+        ----------
+        X, y, sample_weight, baseline
+            See `standard_errors`, also for errors, warnings and what a penalty means for these.
+        confidence : float, default=0.95
+            Probability that an interval is to cover its coefficient, in (0, 1).
+
+        Returns
+        -------
+        Summary
+            Arrays (n_rows, n_terms); printed as a table, and `to_frame` makes one of pandas.
+        """
+        return _inference.summary(self, X, y, sample_weight, confidence, baseline)
+
+    def to_sklearn(self) -> SklearnLogisticRegression:
+        """Return this fitted model as scikit-learn's estimator.
+
+        For what knows only that: converters, services without Numba. Parameters that mean the
+        same are taken over; `solver` becomes ``'lbfgs'`` (``'saga'`` with an L1 share), and
+        `n_jobs`, which has no effect there, is left out. Coefficients are copied, dense.
+
+        Returns
+        -------
+        sklearn.linear_model.LogisticRegression
+            Predicts the same classes and probabilities, but for rounding. With two classes
+            scikit-learn takes the first one's probability as 1 minus the second one's, so where
+            that is tiny it keeps fewer digits.
+        """
+        return to_sklearn(self)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
