@@ -19,7 +19,7 @@ from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastsoftmax._designs import Response, make_design, predict
-from fastsoftmax._solvers import IterationState
+from fastsoftmax._solvers import IterationState, Status
 from fastsoftmax._threads import resolve_n_jobs, thread_limit
 from fastsoftmax._validation import (
     FLOATS,
@@ -32,6 +32,7 @@ from fastsoftmax._validation import (
     refuse_missing_labels,
 )
 from fastsoftmax.linear_model import _inference
+from fastsoftmax.linear_model._callbacks import CallbackSupportMixin, FitTask
 from fastsoftmax.linear_model._export import to_sklearn
 from fastsoftmax.linear_model._inference import StandardErrors, Summary
 from fastsoftmax.linear_model._parameters import (
@@ -45,7 +46,9 @@ from fastsoftmax.linear_model._solve import intercept_only, solve
 from fastsoftmax.objective import SoftmaxObjective
 
 
-class LogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
+class LogisticRegression(
+    CallbackSupportMixin, LinearClassifierMixin, SparseCoefMixin, BaseEstimator
+):
     r"""Multinomial (softmax) logistic regression.
 
     Minimises, over coefficients W and intercepts b,
@@ -143,7 +146,7 @@ class LogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
         Largest absolute component of its gradient there.
     converged_ : bool
         Whether `tol`, or the precision of the dtype, was reached; else a `ConvergenceWarning`
-        said what to do.
+        said what to do, or a callback ended the fit.
     status_ : str
         Why the solver stopped, a sentence with the numbers.
     n_passes_ : int
@@ -155,6 +158,9 @@ class LogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
 
     Notes
     -----
+    scikit-learn's callbacks (1.9: progress bars, scores per iteration) work with every solver, by
+    `set_callbacks`. One whose `on_fit_task_end` returns True ends the fit, without a warning.
+
     X in C order and float64 or float32 is used in place. A Fortran-ordered array or a frame
     (pandas stores frames by column) costs one copy. float32 stays float32. A fit that raises,
     or is interrupted, leaves the estimator as it was.
@@ -253,11 +259,12 @@ class LogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
         ValueError
             If an argument is not as described, or X is so large that the objective overflows.
         """
+        task = FitTask(self, X, y, sample_weight)  # what it leaves is for scikit-learn to undo
         with _unchanged_on_failure(self):
-            self._fit(X, y, sample_weight)
+            self._fit(X, y, sample_weight, task)
         return self
 
-    def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> None:
+    def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None, task: FitTask) -> None:
         settings = self._settings()
         for notice in settings.notices:
             warnings.warn(notice, stacklevel=4)
@@ -268,6 +275,12 @@ class LogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
             )
         n_threads = resolve_n_jobs(self.n_jobs)
         objective, classes = self._make_objective(X, y, sample_weight, reset=True)
+
+        def model_at(params: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+            coef, intercept = _unpacked(params, objective)
+            return {"classes_": classes, "coef_": coef, "intercept_": intercept}
+
+        on_iteration = task.begin(model_at, _print_progress if self.verbose > 0 else None)
         with thread_limit(n_threads):
             try:
                 result, solver = solve(
@@ -276,7 +289,7 @@ class LogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
                     solver=settings.algorithm,
                     tol=self.tol,
                     max_iter=self.max_iter,
-                    on_iteration=_print_progress if self.verbose > 0 else None,
+                    on_iteration=on_iteration,
                 )
             except FloatingPointError as error:
                 raise ValueError(
@@ -286,22 +299,12 @@ class LogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
                 ) from error
         if self.verbose > 0:
             print(f"fastsoftmax: {solver}. {result.message}")  # noqa: T201 (verbose asks for it)
-        if not result.converged:
+        if not result.converged and result.status is not Status.STOPPED:  # a callback's wish
             message = convergence_message(self.solver, result)
             warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
-        coef = result.params.reshape(objective.shape)
-        intercept = np.zeros(len(coef))
-        if self.fit_intercept:
-            coef, intercept = coef[:, :-1], coef[:, -1]
-        if len(coef) > 1:
-            # The penalty makes the optimum's rows sum to zero; where it leaves a shift common
-            # to all classes free (intercepts, C=inf) this picks the representative.
-            coef = coef - coef.mean(axis=0)
-            intercept = intercept - intercept.mean()
         self.classes_ = classes
-        self.coef_ = np.ascontiguousarray(coef, dtype=objective.dtype)
-        self.intercept_ = np.ascontiguousarray(intercept, dtype=objective.dtype)
+        self.coef_, self.intercept_ = _unpacked(result.params, objective)
         self.n_iter_ = np.array([result.n_iterations], dtype=np.int32)
         self.solver_ = solver
         self.objective_ = result.objective
@@ -309,6 +312,7 @@ class LogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
         self.converged_ = result.converged
         self.status_ = result.message
         self.n_passes_ = result.n_passes
+        task.end()
 
     def _settings(self) -> Settings:
         return resolve(
@@ -577,6 +581,23 @@ class LogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
         if self.solver == "liblinear":
             tags.classifier_tags.multi_class = False
         return tags
+
+
+def _unpacked(
+    params: NDArray[np.float64], objective: SoftmaxObjective
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return coefficients and intercepts in the dtype of X, copied from a solver's parameters."""
+    coef = params.reshape(objective.shape)
+    intercept = np.zeros(len(coef))
+    if objective.fit_intercept:
+        coef, intercept = coef[:, :-1], coef[:, -1]
+    if len(coef) > 1:
+        # The penalty makes the optimum's rows sum to zero; where it leaves a shift common
+        # to all classes free (intercepts, C=inf) this picks the representative.
+        coef = coef - coef.mean(axis=0)
+        intercept = intercept - intercept.mean()
+    dtype = objective.dtype
+    return np.array(coef, dtype, order="C"), np.array(intercept, dtype)
 
 
 @contextlib.contextmanager
