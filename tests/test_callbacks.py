@@ -127,10 +127,12 @@ def test_models_of_iterations_are_those_of_fits_that_end_there(make, runs, solve
 
 
 @pytest.mark.parametrize(("make", "runs", "solver"), CASES)
-def test_a_callback_ends_the_fit_without_a_warning(make, runs, solver):
+@pytest.mark.parametrize("max_iter", [1, 1000])
+def test_a_callback_ends_the_fit_without_a_warning(make, runs, solver, max_iter):
     X, y = make()
     recorder = Recorder(stop_at=1)
-    model = LogisticRegression(solver=solver, tol=1e-12).set_callbacks(recorder).fit(X, y)
+    model = LogisticRegression(solver=solver, tol=1e-12, max_iter=max_iter)
+    model.set_callbacks(recorder).fit(X, y)
     assert model.n_iter_ == [1]
     assert not model.converged_
     assert model.status_.startswith("The caller asked to stop")
