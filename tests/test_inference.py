@@ -335,7 +335,7 @@ def test_before_fit():
 
 def test_l1():
     X, y = make_data(2)
-    model = fitted(X, y).set_params(l1_ratio=0.5)
+    model = fitted(X, y).set_params(C=1.0, l1_ratio=0.5)
     refuses(model, X, y, "l1_ratio=0")
 
 

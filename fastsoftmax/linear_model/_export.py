@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 #: Parameters that mean the same in both.
 _SHARED_PARAMETERS = (
-    *("C", "l1_ratio", "tol", "fit_intercept", "class_weight", "random_state", "max_iter"),
-    *("verbose", "warm_start"),
+    *("tol", "fit_intercept", "class_weight", "random_state", "max_iter", "verbose"),
+    "warm_start",
 )
 
 
@@ -23,8 +23,11 @@ def to_sklearn(estimator: LogisticRegression) -> SklearnLogisticRegression:
     check_is_fitted(estimator)
     parameters = {name: getattr(estimator, name) for name in _SHARED_PARAMETERS}
     # n_jobs stays behind: scikit-learn's has no effect, and setting it warns.
-    solver = "saga" if estimator.l1_ratio else "lbfgs"
-    other = SklearnLogisticRegression(solver=solver, **parameters)
+    settings = estimator._settings()
+    solver = "saga" if settings.l1_ratio else "lbfgs"
+    other = SklearnLogisticRegression(
+        C=settings.C, l1_ratio=settings.l1_ratio, solver=solver, **parameters
+    )
     coef, intercept = estimator._coefficients()
     other.coef_, other.intercept_ = coef.copy(), intercept.copy()
     other.classes_ = np.array(estimator.classes_)

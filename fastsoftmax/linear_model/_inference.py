@@ -215,9 +215,9 @@ def _estimates(
     baseline: Any,
 ) -> _Estimates:
     check_is_fitted(estimator)
-    if estimator.l1_ratio:
+    if l1_ratio := estimator._settings().l1_ratio:
         raise ValueError(
-            f"There are no standard errors with l1_ratio={estimator.l1_ratio!r}: coefficients that "
+            f"There are no standard errors with l1_ratio={l1_ratio!r}: coefficients that "
             "an L1 penalty sets to 0 are not normally distributed. Fit with l1_ratio=0, or "
             "bootstrap the fit."
         )

@@ -11,15 +11,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
-from sklearn.linear_model._base import SparseCoefMixin
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.linear_model._base import LinearClassifierMixin, SparseCoefMixin
+from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastsoftmax._designs import Response, make_design, predict
-from fastsoftmax._solvers import IterationState
+from fastsoftmax._solvers import IterationState, Status
 from fastsoftmax._threads import resolve_n_jobs, thread_limit
 from fastsoftmax._validation import (
     FLOATS,
@@ -32,13 +32,23 @@ from fastsoftmax._validation import (
     refuse_missing_labels,
 )
 from fastsoftmax.linear_model import _inference
+from fastsoftmax.linear_model._callbacks import CallbackSupportMixin, FitTask
 from fastsoftmax.linear_model._export import to_sklearn
 from fastsoftmax.linear_model._inference import StandardErrors, Summary
+from fastsoftmax.linear_model._parameters import (
+    ALGORITHMS,
+    Settings,
+    check_n_classes,
+    convergence_message,
+    resolve,
+)
 from fastsoftmax.linear_model._solve import intercept_only, solve
 from fastsoftmax.objective import SoftmaxObjective
 
 
-class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
+class LogisticRegression(
+    CallbackSupportMixin, LinearClassifierMixin, SparseCoefMixin, BaseEstimator
+):
     r"""Multinomial (softmax) logistic regression.
 
     Minimises, over coefficients W and intercepts b,
@@ -46,16 +56,24 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
     .. math:: C \sum_i s_i \, \ell(W x_i + b, y_i) + \frac{1}{2} \lVert W \rVert^2,
               \qquad \ell(z, y) = \log \sum_k e^{z_k} - z_y ,
 
-    the objective of scikit-learn's class of the same name, whose parameters, attributes and
-    defaults it shares. Two classes have one logit, more classes one logit each. Features need no
-    scaling: the solver preconditions itself.
+    the objective of scikit-learn's class of the same name, whose parameters and attributes it
+    shares; ``solver='auto'`` and ``max_iter=1000`` are the defaults that differ. Two classes have
+    one logit, more classes one logit each. Features need no scaling: the solver preconditions
+    itself.
 
     Parameters
     ----------
+    penalty : {'l1', 'l2', 'elasticnet'} or None, default='deprecated'
+        Deprecated in scikit-learn, in favour of `l1_ratio` and `C`, which it overrides: 'l2' is
+        ``l1_ratio=0``, 'l1' is ``l1_ratio=1``, 'elasticnet' takes `l1_ratio`, and None is
+        ``C=np.inf``.
     C : float, default=1.0
         Inverse strength of the penalty, in (0, inf]; ``np.inf`` fits without penalty.
     l1_ratio : float, default=0.0
-        Share of the L1 norm in the penalty. Only 0 is implemented.
+        Share of the L1 norm in the penalty. Only 0 is implemented. None, deprecated, is 0.
+    dual : bool, default=False
+        Ignored: the dual problem has the same optimum. Present for compatibility; True needs
+        solver 'liblinear' or 'auto'.
     tol : float, default=1e-4
         The solver stops when the largest absolute component of the gradient of the *mean*
         objective f (the above, divided by ``C * sum(s)``) is at most `tol`, and its own estimate
@@ -66,21 +84,39 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         optimum. It never stops only because the objective falls slowly.
     fit_intercept : bool, default=True
         Whether to fit b, which is not penalised.
+    intercept_scaling : float, default=1
+        Ignored. In scikit-learn it weakens the penalty that LIBLINEAR puts on the intercept; here
+        there is none, which is the limit of a large `intercept_scaling`.
     class_weight : dict or 'balanced', default=None
         Weights of the classes, multiplied with `sample_weight`; ``'balanced'`` makes the
         weights of all classes sum up to the same.
     random_state : int, RandomState instance or None, default=None
         Ignored: the fit is deterministic. Present for compatibility.
-    solver : {'auto', 'lbfgs', 'newton-cholesky', 'newton-cg'}, default='auto'
-        All reach the same optimum. ``'lbfgs'``: L-BFGS on top of a lagged estimate of the
-        curvature: the full Hessian where it is cheap, else Gram matrices weighted by the classes'
-        probabilities, else a diagonal. ``'newton-cholesky'``: Newton's method with the full
-        Hessian, for few features times classes. ``'newton-cg'``: truncated Newton without a
-        Hessian, for ill-conditioned problems too large for one, preconditioned like
-        ``'lbfgs'``. ``'auto'`` takes ``'lbfgs'``, too, inside compiled code where the data are
-        small, and in the space of the rows of X where these are few and long; `solver_` says so.
+    solver : str, default='auto'
+        The names of scikit-learn are kept, and refuse what they refuse there; 'auto' takes all.
+        All reach the same optimum; `solver_` says how.
+
+        ================= ============================== ======== =======
+        solver            runs                           l1_ratio classes
+        ================= ============================== ======== =======
+        'auto'            what suits the shape of X      any      any
+        'lbfgs'           L-BFGS, preconditioned         0        any
+        'newton-cholesky' Newton, full Hessian           0        any
+        'newton-cg'       truncated Newton, no Hessian   0        any
+        'sag'             as 'auto', deterministic       0        any
+        'saga'            as 'auto', deterministic       any      any
+        'liblinear'       as 'auto', intercept unpenal-  0 or 1   2
+                          ised; needs a finite C
+        ================= ============================== ======== =======
+
+        ``'lbfgs'`` runs on top of a lagged estimate of the curvature: the full Hessian where it is
+        cheap, else Gram matrices weighted by the classes' probabilities, else a diagonal.
+        ``'auto'`` does the same, inside compiled code where the data are small, and in the space
+        of the rows of X where these are few and long. ``'newton-cholesky'`` is for few features
+        times classes, ``'newton-cg'`` for ill-conditioned problems too large for a Hessian,
+        preconditioned like ``'lbfgs'``.
     max_iter : int, default=1000
-        Most iterations of the solver; 0 returns the starting point.
+        Most iterations of the solver; 0 returns zeros, or the previous fit with `warm_start`.
     verbose : int, default=0
         If positive, prints a line per iteration.
     warm_start : bool, default=False
@@ -110,7 +146,7 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         Largest absolute component of its gradient there.
     converged_ : bool
         Whether `tol`, or the precision of the dtype, was reached; else a `ConvergenceWarning`
-        said what to do.
+        said what to do, or a callback ended the fit.
     status_ : str
         Why the solver stopped, a sentence with the numbers.
     n_passes_ : int
@@ -122,6 +158,9 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
 
     Notes
     -----
+    scikit-learn's callbacks (1.9: progress bars, scores per iteration) work with every solver, by
+    `set_callbacks`. One whose `on_fit_task_end` returns True ends the fit, without a warning.
+
     X in C order and float64 or float32 is used in place. A Fortran-ordered array or a frame
     (pandas stores frames by column) costs one copy. float32 stays float32. A fit that raises,
     or is interrupted, leaves the estimator as it was.
@@ -144,13 +183,20 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
     """
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 (scikit-learn's protocol)
+        "penalty": [
+            StrOptions({"l1", "l2", "elasticnet"}),
+            None,
+            Hidden(StrOptions({"deprecated"})),
+        ],
         "C": [Interval(Real, 0, None, closed="right")],
-        "l1_ratio": [Interval(Real, 0, 1, closed="both")],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
+        "dual": ["boolean"],
         "tol": [Interval(Real, 0, None, closed="left")],
         "fit_intercept": ["boolean"],
+        "intercept_scaling": [Interval(Real, 0, None, closed="neither")],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "random_state": ["random_state"],
-        "solver": [StrOptions({"auto", "lbfgs", "newton-cholesky", "newton-cg"})],
+        "solver": [StrOptions(set(ALGORITHMS))],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "verbose": ["verbose"],
         "warm_start": ["boolean"],
@@ -159,11 +205,14 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
 
     def __init__(
         self,
+        penalty: str | None = "deprecated",
         *,
         C: float = 1.0,
-        l1_ratio: float = 0.0,
+        l1_ratio: float | None = 0.0,
+        dual: bool = False,
         tol: float = 1e-4,
         fit_intercept: bool = True,
+        intercept_scaling: float = 1,
         class_weight: dict[Any, float] | str | None = None,
         random_state: Any = None,
         solver: str = "auto",
@@ -172,10 +221,13 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         warm_start: bool = False,
         n_jobs: int | None = None,
     ) -> None:
+        self.penalty = penalty
         self.C = C
         self.l1_ratio = l1_ratio
+        self.dual = dual
         self.tol = tol
         self.fit_intercept = fit_intercept
+        self.intercept_scaling = intercept_scaling
         self.class_weight = class_weight
         self.random_state = random_state
         self.solver = solver
@@ -207,27 +259,37 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         ValueError
             If an argument is not as described, or X is so large that the objective overflows.
         """
+        task = FitTask(self, X, y, sample_weight)  # what it leaves is for scikit-learn to undo
         with _unchanged_on_failure(self):
-            self._fit(X, y, sample_weight)
+            self._fit(X, y, sample_weight, task)
         return self
 
-    def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> None:
-        if self.l1_ratio != 0:
+    def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None, task: FitTask) -> None:
+        settings = self._settings()
+        for notice in settings.notices:
+            warnings.warn(notice, stacklevel=4)
+        if settings.l1_ratio != 0:
             raise ValueError(
-                f"l1_ratio={self.l1_ratio!r} is not implemented yet; use l1_ratio=0, or "
+                f"l1_ratio={settings.l1_ratio!r} is not implemented yet; use l1_ratio=0, or "
                 "sklearn.linear_model.LogisticRegression(solver='saga')."
             )
         n_threads = resolve_n_jobs(self.n_jobs)
         objective, classes = self._make_objective(X, y, sample_weight, reset=True)
+
+        def model_at(params: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+            coef, intercept = _unpacked(params, objective)
+            return {"classes_": classes, "coef_": coef, "intercept_": intercept}
+
+        on_iteration = task.begin(model_at, _print_progress if self.verbose > 0 else None)
         with thread_limit(n_threads):
             try:
                 result, solver = solve(
                     objective,
                     self._start(objective),
-                    solver=self.solver,
+                    solver=settings.algorithm,
                     tol=self.tol,
                     max_iter=self.max_iter,
-                    on_iteration=_print_progress if self.verbose > 0 else None,
+                    on_iteration=on_iteration,
                 )
             except FloatingPointError as error:
                 raise ValueError(
@@ -237,21 +299,12 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
                 ) from error
         if self.verbose > 0:
             print(f"fastsoftmax: {solver}. {result.message}")  # noqa: T201 (verbose asks for it)
-        if not result.converged:
-            warnings.warn(result.message, ConvergenceWarning, stacklevel=4)
+        if not result.converged and result.status is not Status.STOPPED:  # a callback's wish
+            message = convergence_message(self.solver, result)
+            warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
-        coef = result.params.reshape(objective.shape)
-        intercept = np.zeros(len(coef))
-        if self.fit_intercept:
-            coef, intercept = coef[:, :-1], coef[:, -1]
-        if len(coef) > 1:
-            # The penalty makes the optimum's rows sum to zero; where it leaves a shift common
-            # to all classes free (intercepts, C=inf) this picks the representative.
-            coef = coef - coef.mean(axis=0)
-            intercept = intercept - intercept.mean()
         self.classes_ = classes
-        self.coef_ = np.ascontiguousarray(coef, dtype=objective.dtype)
-        self.intercept_ = np.ascontiguousarray(intercept, dtype=objective.dtype)
+        self.coef_, self.intercept_ = _unpacked(result.params, objective)
         self.n_iter_ = np.array([result.n_iterations], dtype=np.int32)
         self.solver_ = solver
         self.objective_ = result.objective
@@ -259,6 +312,16 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         self.converged_ = result.converged
         self.status_ = result.message
         self.n_passes_ = result.n_passes
+        task.end()
+
+    def _settings(self) -> Settings:
+        return resolve(
+            penalty=self.penalty,
+            C=self.C,
+            l1_ratio=self.l1_ratio,
+            dual=self.dual,
+            solver=self.solver,
+        )
 
     def _make_objective(
         self,
@@ -274,12 +337,13 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         refuse_missing_labels(y)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=dtype, order="C", reset=reset)
         classes, labels = encode_labels(y)
+        check_n_classes(self.solver, len(classes))
         sample_weight = apply_class_weight(self.class_weight, classes, labels, y, sample_weight, X)
         weights = check_weights(sample_weight, X)
         targets = Targets(labels, np.empty((0, 0), X.dtype), len(classes))
         objective = SoftmaxObjective.from_design(
             make_design(X, targets, weights),
-            l2=weights.penalty_strength(self.C),
+            l2=weights.penalty_strength(self._settings().C),
             fit_intercept=self.fit_intercept,
         )
         return objective, classes
@@ -288,7 +352,8 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         """Return the parameters to start from: `intercept_only`, or the last fit's."""
         coef = getattr(self, "coef_", None)
         if not self.warm_start or coef is None:
-            return intercept_only(objective)
+            # Without iterations the model is to know nothing, as scikit-learn's.
+            return intercept_only(objective) if self.max_iter else np.zeros(objective.shape)
         coef = coef.toarray() if sparse.issparse(coef) else coef
         if coef.shape != (objective.n_rows, objective.n_features):
             raise ValueError(
@@ -395,7 +460,7 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         coef: Any = self.coef_  # CSR after `sparsify`
         coef = coef.toarray() if sparse.issparse(coef) else np.asarray(coef)
         intercept = np.atleast_1d(self.intercept_)
-        if intercept.shape != coef.shape[:1]:
+        if coef.ndim == 2 and intercept.shape != coef.shape[:1]:
             intercept = np.broadcast_to(intercept, coef.shape[:1])
         return coef, intercept
 
@@ -513,7 +578,26 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        if self.solver == "liblinear":
+            tags.classifier_tags.multi_class = False
         return tags
+
+
+def _unpacked(
+    params: NDArray[np.float64], objective: SoftmaxObjective
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return coefficients and intercepts in the dtype of X, copied from a solver's parameters."""
+    coef = params.reshape(objective.shape)
+    intercept = np.zeros(len(coef))
+    if objective.fit_intercept:
+        coef, intercept = coef[:, :-1], coef[:, -1]
+    if len(coef) > 1:
+        # The penalty makes the optimum's rows sum to zero; where it leaves a shift common
+        # to all classes free (intercepts, C=inf) this picks the representative.
+        coef = coef - coef.mean(axis=0)
+        intercept = intercept - intercept.mean()
+    dtype = objective.dtype
+    return np.array(coef, dtype, order="C"), np.array(intercept, dtype)
 
 
 @contextlib.contextmanager
