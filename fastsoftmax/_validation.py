@@ -127,13 +127,68 @@ def apply_class_weight(
         ).astype(np.float64)
     if isinstance(class_weight, str):
         factors[np.bincount(labels, weights, len(classes)) == 0] = 0.0
-    elif not (np.all(np.isfinite(factors)) and np.all(factors >= 0)):
+    else:
+        _check_factors(factors, class_weight)
+    weights *= factors[labels]
+    return weights
+
+
+def class_factors(
+    class_weight: dict[Any, float] | str,
+    classes: NDArray[Any],
+    masses: NDArray[np.float64],
+    sample_weight: ArrayLike | None,
+) -> NDArray[np.float64]:
+    """Return the factor of each class's soft targets, (n_classes,); see `apply_class_weight`.
+
+    Raises
+    ------
+    ValueError
+        As `apply_class_weight`.
+    """
+    if isinstance(class_weight, str):
+        weights = _check_sample_weight(sample_weight, masses, dtype=np.float64)
+        totals = np.einsum("i,ik->k", weights, masses)
+        return totals.sum() / (len(classes) * np.where(totals > 0, totals, np.inf))
+    factors = compute_class_weight(class_weight, classes=classes, y=classes).astype(np.float64)
+    _check_factors(factors, class_weight)
+    return factors
+
+
+def _check_factors(factors: NDArray[np.float64], class_weight: Any) -> None:
+    if not (np.all(np.isfinite(factors)) and np.all(factors >= 0)):
         raise ValueError(
             "class_weight must hold finite and non-negative numbers, else the objective is not "
             f"convex; got class_weight={class_weight!r}."
         )
-    weights *= factors[labels]
-    return weights
+
+
+def check_offset(offset: ArrayLike, X: Any, n_rows: int) -> NDArray[Any]:
+    """Return what is added to the logits, (n_samples, n_rows), in the dtype of X.
+
+    Raises
+    ------
+    ValueError
+        If it is not finite, or not one number per sample and logit; two classes may have one or two
+        columns.
+    """
+    array = np.asarray(offset)
+    if array.ndim == 1 and n_rows == 1:
+        array = array[:, None]
+    if array.ndim != 2:
+        binary = " or (n_samples,)" if n_rows == 1 else ""
+        raise ValueError(
+            f"offset must have shape (n_samples, n_classes){binary}, got {array.shape}."
+        )
+    array = check_array(array, dtype=X.dtype, order="C", input_name="offset")
+    check_consistent_length(X, array)
+    if n_rows == 1 and array.shape[1] == 2:
+        array = np.ascontiguousarray(array[:, 1:] - array[:, :1])
+    if array.shape[1] != n_rows:
+        raise ValueError(
+            f"offset must have one column per class, {max(n_rows, 2)}, got {array.shape[1]}."
+        )
+    return array
 
 
 def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:

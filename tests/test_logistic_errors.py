@@ -209,7 +209,6 @@ ROWS = {
     "max_iter negative": Row(SAME, "'max_iter' parameter", **params(max_iter=-1)),
     "max_iter 1.5": Row(SAME, "'max_iter' parameter", **params(max_iter=1.5)),
     "max_iter None": Row(SAME, "'max_iter' parameter", **params(max_iter=None)),
-    "l1_ratio 0.5": Row(SAME, "l1_ratio=0.5 is not implemented", **params(l1_ratio=0.5)),
     "l1_ratio negative": Row(SAME, "'l1_ratio' parameter", **params(l1_ratio=-1)),
     "l1_ratio 2": Row(SAME, "'l1_ratio' parameter", **params(l1_ratio=2)),
     "l1_ratio word": Row(SAME, "'l1_ratio' parameter", **params(l1_ratio="a")),

@@ -130,13 +130,6 @@ def test_deprecated_names_warn_at_the_callers_line():
     np.testing.assert_array_equal(model.coef_, expected.coef_)
 
 
-def test_l1_is_not_there_yet():
-    for params in ({"l1_ratio": 0.5}, {"l1_ratio": 1.0, "solver": "saga"}):
-        with pytest.raises(ValueError, match=r"l1_ratio=.* is not implemented"):
-            LogisticRegression(**params).fit(X, y)
-    LogisticRegression(l1_ratio=0.0, C=np.inf).fit(X, y)
-
-
 @pytest.mark.parametrize(
     ("solver", "message"),
     [

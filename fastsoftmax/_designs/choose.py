@@ -23,7 +23,11 @@ def make_design(
 
 
 def predict(
-    X: Any, coef: NDArray[Any], intercept: NDArray[Any], response: Response
+    X: Any,
+    coef: NDArray[Any],
+    intercept: NDArray[Any],
+    response: Response,
+    offset: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Return a response of a linear softmax model at the rows of a validated X.
 
@@ -34,6 +38,8 @@ def predict(
         One row stands for two classes.
     intercept : ndarray of shape (n_rows,)
     response : Response
+    offset : ndarray of shape (n_samples, n_rows), default=None
+        Added to the logits.
 
     Returns
     -------
@@ -46,4 +52,4 @@ def predict(
         If a logit is not finite.
     """
     storage = sparse_storage if sparse.issparse(X) else dense_storage
-    return storage.predict(X, coef, intercept, response)
+    return storage.predict(X, coef, intercept, response, offset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,7 +145,7 @@ class QuasiNewtonModel:
             corner = np.einsum("in,jn->ij", steps, products)
             self._left = np.concatenate([products, changes])
             self._inner = np.block([[corner, below], [below.T, -np.diag(np.diag(curvatures))]])
-        self._right = np.linalg.solve(self._inner, self._left) if pairs else self._left
+        self._right: Any = np.linalg.solve(self._inner, self._left) if pairs else self._left
 
     def value(self, step: Vector) -> float:
         """Return the model's value, 0 at ``step = 0``."""
@@ -191,7 +191,7 @@ class QuasiNewtonModel:
     def _columns(self, rows: Matrix) -> Matrix:
         return np.ascontiguousarray(rows.T).reshape(*self._metric.shape, len(rows))
 
-    def _descend(self, step: Vector, parts: tuple[Matrix, ...]) -> bool:
+    def _descend(self, step: Vector, parts: tuple[Any, ...]) -> bool:
         """Sweep over the coordinates; tell whether little is left to gain."""
         metric = self._metric
         products = metric.unscaled(step).reshape(metric.shape)
@@ -200,10 +200,11 @@ class QuasiNewtonModel:
         most = _MOST_SWEEPS if metric.is_exact else _MOST_ROUGH_SWEEPS
         n_at_once = max(1, int(_CALL_WORK / (len(step) * metric.shape[1])))
         for first in range(0, most, n_at_once):
-            kernels.descend(  # type: ignore[no-untyped-call]  # a driver
-                *(first, min(first + n_at_once, most), metric.blocks, metric.scale, *parts),
-                *(_ENOUGH, step.reshape(metric.shape), products, shares, gains),
-            )
+            last = min(first + n_at_once, most)
+            inputs = (metric.blocks, metric.scale, *parts, _ENOUGH)
+            outputs = (step.reshape(metric.shape), products, shares, gains)
+            arguments: tuple[Any, ...] = (*inputs, *outputs)
+            kernels.descend(first, last, *arguments)
             if gains[kernels.IS_DONE]:
                 return True
         return False

@@ -21,6 +21,9 @@ _GRAM_COLUMNS, _CLASS_GRAM_ENTRIES = 2500, 2**26
 _HESSIAN_LAG, _GRAM_LAG = 8, 16
 #: Share of its first curvature that a class keeps; see `_solve`.
 _LEAST_CURVATURE = 1e-3
+#: Share of `tol` at which it stops: which coefficients are 0 settles later than the objective, and
+#: another digit takes a few iterations.
+_TOL_SHARE = 0.1
 
 
 def solve_composite(
@@ -49,6 +52,7 @@ def solve_composite(
         The solver, and its metric.
     """
     name, make_metric, lag, cost = _metric(objective, centre)
+    stopping = {**stopping, "tol": _TOL_SHARE * stopping["tol"]}
     result = minimize_composite(
         objective.value_and_gradient,
         penalty,

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from fastsoftmax._designs.base import Coefficients
 from fastsoftmax._solvers import Status
 from fastsoftmax._threads import resolve_n_jobs, thread_limit
+from fastsoftmax.linear_model._problem import make_problem
 from fastsoftmax.objective import SoftmaxObjective
 
 if TYPE_CHECKING:
@@ -155,9 +156,10 @@ def standard_errors(
     y: ArrayLike,
     sample_weight: ArrayLike | None,
     baseline: Any,
+    offset: ArrayLike | None,
 ) -> StandardErrors:
     """Return the standard errors of a fitted estimator; see its method."""
-    found = _estimates(estimator, X, y, sample_weight, baseline)
+    found = _estimates(estimator, X, y, sample_weight, baseline, offset)
     d = estimator.n_features_in_
     intercept = found.error[:, d] if estimator.fit_intercept else np.zeros(len(found.error))
     return StandardErrors(
@@ -172,11 +174,12 @@ def summary(
     sample_weight: ArrayLike | None,
     confidence: float,
     baseline: Any,
+    offset: ArrayLike | None,
 ) -> Summary:
     """Return the table of coefficients of a fitted estimator; see its method."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must be between 0 and 1, such as 0.95; got {confidence!r}.")
-    found = _estimates(estimator, X, y, sample_weight, baseline)
+    found = _estimates(estimator, X, y, sample_weight, baseline, offset)
     names = _feature_names(estimator)
     if estimator.fit_intercept:
         names.append("intercept")
@@ -213,6 +216,7 @@ def _estimates(
     y: ArrayLike,
     sample_weight: ArrayLike | None,
     baseline: Any,
+    offset: ArrayLike | None,
 ) -> _Estimates:
     check_is_fitted(estimator)
     if l1_ratio := estimator._settings().l1_ratio:
@@ -222,9 +226,13 @@ def _estimates(
             "bootstrap the fit."
         )
     # In float64 whatever the fit was in: 1 - p cancels where the model is certain.
-    objective, classes = estimator._make_objective(
-        X, y, sample_weight, reset=False, dtype=np.float64
-    )
+    problem = make_problem(estimator, X, y, sample_weight, offset, reset=False, dtype=np.float64)
+    objective, classes = problem.objective, problem.classes
+    if not problem.penalty.is_smooth:
+        raise ValueError(
+            "There are no standard errors with bounds, or positive=True: coefficients at a bound "
+            "are not normally distributed. Fit without bounds, or bootstrap the fit."
+        )
     if not np.array_equal(classes, estimator.classes_):
         raise ValueError(
             f"y holds the classes {_listed(classes)}, but the model was fitted to "

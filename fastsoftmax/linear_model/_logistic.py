@@ -15,21 +15,18 @@ from sklearn.base import BaseEstimator, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 from sklearn.linear_model._base import LinearClassifierMixin, SparseCoefMixin
+from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fastsoftmax._designs import Response, make_design, predict
+from fastsoftmax._designs import Response, predict
 from fastsoftmax._solvers import IterationState, Status
 from fastsoftmax._threads import resolve_n_jobs, thread_limit
 from fastsoftmax._validation import (
     FLOATS,
-    Targets,
-    apply_class_weight,
+    check_offset,
     check_sparse_indices,
-    check_weights,
-    encode_labels,
     passes_if_finite,
-    refuse_missing_labels,
 )
 from fastsoftmax.linear_model import _inference
 from fastsoftmax.linear_model._callbacks import CallbackSupportMixin, FitTask
@@ -38,12 +35,12 @@ from fastsoftmax.linear_model._inference import StandardErrors, Summary
 from fastsoftmax.linear_model._parameters import (
     ALGORITHMS,
     Settings,
-    check_n_classes,
+    check_composite,
     convergence_message,
     resolve,
 )
+from fastsoftmax.linear_model._problem import Problem, make_problem
 from fastsoftmax.linear_model._solve import intercept_only, solve
-from fastsoftmax.objective import SoftmaxObjective
 
 
 class LogisticRegression(
@@ -70,7 +67,8 @@ class LogisticRegression(
     C : float, default=1.0
         Inverse strength of the penalty, in (0, inf]; ``np.inf`` fits without penalty.
     l1_ratio : float, default=0.0
-        Share of the L1 norm in the penalty. Only 0 is implemented. None, deprecated, is 0.
+        Share r of the L1 norm in the penalty, ``(1 - r) / 2 ||W||^2 + r ||W||_1``, in [0, 1].
+        Coefficients that the optimum sets to 0 are exactly 0. None, deprecated, is 0.
     dual : bool, default=False
         Ignored: the dual problem has the same optimum. Present for compatibility; True needs
         solver 'liblinear' or 'auto'.
@@ -125,6 +123,17 @@ class LogisticRegression(
         Threads that this estimator uses, in `fit` and in the prediction methods. None and -1
         stand for all that the process may use (affinity, cgroup quota, ``NUMBA_NUM_THREADS``,
         ``OMP_NUM_THREADS``), -2 for all but one. The result has the same bits for any number.
+    label_smoothing : float, default=0.0
+        Share of each sample's mass, in [0, 1), that is spread evenly over the classes. Needs the
+        memory of an array (n_samples, n_classes).
+    penalty_weights : array-like of shape (n_features,), default=None
+        Factors of the penalty of each feature's coefficients, not negative; 0 for none. None is 1.
+    positive : bool, default=False
+        Whether coefficients must not be negative.
+    bounds : tuple (lower, upper), default=None
+        Bounds of the coefficients: two numbers, or arrays that broadcast to the shape of `coef_`;
+        infinite where there is no bound. Intercepts have none. `positive` and `bounds` need solver
+        'auto', 'saga' or 'liblinear'.
 
     Attributes
     ----------
@@ -201,6 +210,10 @@ class LogisticRegression(
         "verbose": ["verbose"],
         "warm_start": ["boolean"],
         "n_jobs": [None, Integral],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "penalty_weights": ["array-like", None],
+        "positive": ["boolean"],
+        "bounds": [tuple, list, None],
     }
 
     def __init__(
@@ -220,6 +233,10 @@ class LogisticRegression(
         verbose: int = 0,
         warm_start: bool = False,
         n_jobs: int | None = None,
+        label_smoothing: float = 0.0,
+        penalty_weights: ArrayLike | None = None,
+        positive: bool = False,
+        bounds: tuple[ArrayLike, ArrayLike] | None = None,
     ) -> None:
         self.penalty = penalty
         self.C = C
@@ -235,20 +252,36 @@ class LogisticRegression(
         self.verbose = verbose
         self.warm_start = warm_start
         self.n_jobs = n_jobs
+        self.label_smoothing = label_smoothing
+        self.penalty_weights = penalty_weights
+        self.positive = positive
+        self.bounds = bounds
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        offset: ArrayLike | None = None,
+    ) -> Self:
         """Fit the model.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Finite numbers.
-        y : array-like of shape (n_samples,)
-            Class labels: numbers, strings or booleans.
+        y : array-like of shape (n_samples,) or (n_samples, n_classes)
+            Class labels: numbers, strings or booleans. Or soft targets: a row of non-negative
+            masses (probabilities, counts) per sample, the same as the row of X once for each class
+            with the mass times the sample's weight for a weight. `classes_` then holds the names
+            of the columns of a frame, or the numbers from 0.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of 2 is the same as the row twice, 0 as no row; a
             class all of whose rows have weight 0 stays in `classes_`.
+        offset : array-like of shape (n_samples,) or (n_samples, n_classes), default=None
+            Added to the logits: what is known of a sample beforehand. One column, that of
+            ``classes_[1]``, is enough for two classes. Predictions need theirs.
 
         Returns
         -------
@@ -261,40 +294,45 @@ class LogisticRegression(
         """
         task = FitTask(self, X, y, sample_weight)  # what it leaves is for scikit-learn to undo
         with _unchanged_on_failure(self):
-            self._fit(X, y, sample_weight, task)
+            self._fit(X, y, sample_weight, offset, task)
         return self
 
-    def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None, task: FitTask) -> None:
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None,
+        offset: ArrayLike | None,
+        task: FitTask,
+    ) -> None:
         settings = self._settings()
         for notice in settings.notices:
             warnings.warn(notice, stacklevel=4)
-        if settings.l1_ratio != 0:
-            raise ValueError(
-                f"l1_ratio={settings.l1_ratio!r} is not implemented yet; use l1_ratio=0, or "
-                "sklearn.linear_model.LogisticRegression(solver='saga')."
-            )
         n_threads = resolve_n_jobs(self.n_jobs)
-        objective, classes = self._make_objective(X, y, sample_weight, reset=True)
+        problem = make_problem(self, X, y, sample_weight, offset, reset=True)
+        if not problem.penalty.is_smooth:
+            check_composite(self.solver, settings.l1_ratio)
 
         def model_at(params: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
-            coef, intercept = _unpacked(params, objective)
-            return {"classes_": classes, "coef_": coef, "intercept_": intercept}
+            coef, intercept = problem.coefficients(params)
+            return {"classes_": problem.classes, "coef_": coef, "intercept_": intercept}
 
         on_iteration = task.begin(model_at, _print_progress if self.verbose > 0 else None)
         with thread_limit(n_threads):
             try:
                 result, solver = solve(
-                    objective,
-                    self._start(objective),
+                    problem.objective,
+                    self._start(problem),
                     solver=settings.algorithm,
                     tol=self.tol,
                     max_iter=self.max_iter,
                     on_iteration=on_iteration,
+                    penalty=problem.penalty,
                 )
             except FloatingPointError as error:
                 raise ValueError(
                     f"The fit cannot start: {error}. X contains values too large for "
-                    f"{objective.dtype}; scale X, for example with "
+                    f"{problem.objective.dtype}; scale X, for example with "
                     "sklearn.preprocessing.StandardScaler."
                 ) from error
         if self.verbose > 0:
@@ -303,8 +341,8 @@ class LogisticRegression(
             message = convergence_message(self.solver, result)
             warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
-        self.classes_ = classes
-        self.coef_, self.intercept_ = _unpacked(result.params, objective)
+        self.classes_ = problem.classes
+        self.coef_, self.intercept_ = problem.coefficients(result.params)
         self.n_iter_ = np.array([result.n_iterations], dtype=np.int32)
         self.solver_ = solver
         self.objective_ = result.objective
@@ -323,33 +361,9 @@ class LogisticRegression(
             solver=self.solver,
         )
 
-    def _make_objective(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: ArrayLike | None,
-        *,
-        reset: bool,
-        dtype: Any = FLOATS,
-    ) -> tuple[SoftmaxObjective, NDArray[Any]]:
-        """Return what `fit` minimises, and the classes; `reset` is that of `validate_data`."""
-        check_sparse_indices(X)
-        refuse_missing_labels(y)
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=dtype, order="C", reset=reset)
-        classes, labels = encode_labels(y)
-        check_n_classes(self.solver, len(classes))
-        sample_weight = apply_class_weight(self.class_weight, classes, labels, y, sample_weight, X)
-        weights = check_weights(sample_weight, X)
-        targets = Targets(labels, np.empty((0, 0), X.dtype), len(classes))
-        objective = SoftmaxObjective.from_design(
-            make_design(X, targets, weights),
-            l2=weights.penalty_strength(self._settings().C),
-            fit_intercept=self.fit_intercept,
-        )
-        return objective, classes
-
-    def _start(self, objective: SoftmaxObjective) -> NDArray[np.float64]:
+    def _start(self, problem: Problem) -> NDArray[np.float64]:
         """Return the parameters to start from: `intercept_only`, or the last fit's."""
+        objective = problem.objective
         coef = getattr(self, "coef_", None)
         if not self.warm_start or coef is None:
             # Without iterations the model is to know nothing, as scikit-learn's.
@@ -361,7 +375,7 @@ class LogisticRegression(
                 f"{coef.shape}, the data ask for {(objective.n_rows, objective.n_features)}. "
                 "Use a new estimator, or warm_start=False."
             )
-        if len(coef) > 1:
+        if len(coef) > 1 and problem.penalty.is_smooth:
             # Steps sum to zero over the classes, so what the start does not, nothing takes away.
             coef = coef - coef.mean(axis=0)
         start = np.zeros(objective.shape)
@@ -370,76 +384,110 @@ class LogisticRegression(
             start[:, -1] = self.intercept_
         return start
 
-    def decision_function(self, X: Any) -> NDArray[Any]:
+    def decision_function(self, X: Any, offset: ArrayLike | None = None) -> NDArray[Any]:
         """Return the logits of samples.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        offset : array-like of shape (n_samples,) or (n_samples, n_classes), default=None
+            Added to the logits; see `fit`.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_classes)
             For two classes one logit, positive where ``classes_[1]`` is predicted.
         """
-        logits = self._respond(X, Response.LOGITS)
+        logits = self._respond(X, Response.LOGITS, offset)
         return logits.ravel() if logits.shape[1] == 1 else logits
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: Any, offset: ArrayLike | None = None) -> NDArray[Any]:
         """Return the most probable class of samples; the first of several equals.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        offset : array-like of shape (n_samples,) or (n_samples, n_classes), default=None
+            Added to the logits; see `fit`.
 
         Returns
         -------
         ndarray of shape (n_samples,)
         """
-        labels = self._respond(X, Response.LABELS)
+        labels = self._respond(X, Response.LABELS, offset)
         return np.asarray(self.classes_).take(labels)  # two thirds of the time of indexing
 
-    def predict_proba(self, X: Any) -> NDArray[Any]:
+    def predict_proba(self, X: Any, offset: ArrayLike | None = None) -> NDArray[Any]:
         """Return the probabilities of all classes, in the order of `classes_`.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        offset : array-like of shape (n_samples,) or (n_samples, n_classes), default=None
+            Added to the logits; see `fit`.
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
             Rows sum to 1.
         """
-        return self._respond(X, Response.PROBABILITIES)
+        return self._respond(X, Response.PROBABILITIES, offset)
 
-    def predict_log_proba(self, X: Any) -> NDArray[Any]:
+    def predict_log_proba(self, X: Any, offset: ArrayLike | None = None) -> NDArray[Any]:
         """Return the logarithms of the probabilities, computed without their underflow.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        offset : array-like of shape (n_samples,) or (n_samples, n_classes), default=None
+            Added to the logits; see `fit`.
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
         """
-        return self._respond(X, Response.LOG_PROBABILITIES)
+        return self._respond(X, Response.LOG_PROBABILITIES, offset)
 
-    def _respond(self, X: Any, response: Response) -> NDArray[Any]:
+    def score(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        offset: ArrayLike | None = None,
+    ) -> float:
+        """Return the share of samples, by weight, whose class is predicted.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+        sample_weight : array-like of shape (n_samples,), default=None
+        offset : array-like of shape (n_samples,) or (n_samples, n_classes), default=None
+            See `fit`.
+
+        Returns
+        -------
+        float
+            In [0, 1].
+        """
+        return float(accuracy_score(y, self.predict(X, offset), sample_weight=sample_weight))
+
+    def _respond(self, X: Any, response: Response, offset: ArrayLike | None = None) -> NDArray[Any]:
         """Return a response; validate X unless nothing but infinite numbers can be wrong with it.
 
         If these are, or anything else is, the ordinary way fails too, and has the words for it.
         """
-        if passes_if_finite(X, self):
+        if offset is None and passes_if_finite(X, self):
             with contextlib.suppress(ValueError):
                 return self._evaluate(X, response)
         check_is_fitted(self)
         check_sparse_indices(X)
         X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, order="C", reset=False)
-        return self._evaluate(X, response)
+        return self._evaluate(X, response, offset)
 
-    def _evaluate(self, X: Any, response: Response) -> NDArray[Any]:
+    def _evaluate(
+        self, X: Any, response: Response, offset: ArrayLike | None = None
+    ) -> NDArray[Any]:
         """Return a response at the rows of a valid X, which may hold infinite numbers or NaN.
 
         Raises
@@ -452,8 +500,9 @@ class LogisticRegression(
             raise ValueError(f"coef_ has shape {coef.shape}, but X has {X.shape[1]} features.")
         if coef.dtype == np.float64 and X.dtype == np.float32:
             X = X.astype(np.float64)  # as scikit-learn: the wider dtype of the two
+        shift = None if offset is None else check_offset(offset, X, len(coef))
         with thread_limit(resolve_n_jobs(self.n_jobs)):
-            return predict(X, coef, intercept, response)
+            return predict(X, coef, intercept, response, shift)
 
     def _coefficients(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the fitted coefficients, dense, and one intercept for each of their rows."""
@@ -470,6 +519,7 @@ class LogisticRegression(
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         baseline: Any = None,
+        offset: ArrayLike | None = None,
     ) -> StandardErrors:
         r"""Return the standard errors of the coefficients.
 
@@ -533,7 +583,7 @@ class LogisticRegression(
         >>> classifier.standard_errors(X, y).intercept.round(2)
         array([3.99, 2.64, 3.33])
         """
-        return _inference.standard_errors(self, X, y, sample_weight, baseline)
+        return _inference.standard_errors(self, X, y, sample_weight, baseline, offset)
 
     def summary(
         self,
@@ -542,12 +592,13 @@ class LogisticRegression(
         sample_weight: ArrayLike | None = None,
         confidence: float = 0.95,
         baseline: Any = None,
+        offset: ArrayLike | None = None,
     ) -> Summary:
         """Return a table of coefficients, their standard errors, Wald tests and confidence bounds.
 
         Parameters
         ----------
-        X, y, sample_weight, baseline
+        X, y, sample_weight, baseline, offset
             See `standard_errors`, also for errors, warnings and what a penalty means for these.
         confidence : float, default=0.95
             Probability that an interval is to cover its coefficient, in (0, 1).
@@ -557,7 +608,7 @@ class LogisticRegression(
         Summary
             Arrays (n_rows, n_terms); printed as a table, and `to_frame` makes one of pandas.
         """
-        return _inference.summary(self, X, y, sample_weight, confidence, baseline)
+        return _inference.summary(self, X, y, sample_weight, confidence, baseline, offset)
 
     def to_sklearn(self) -> SklearnLogisticRegression:
         """Return this fitted model as scikit-learn's estimator.
@@ -581,23 +632,6 @@ class LogisticRegression(
         if self.solver == "liblinear":
             tags.classifier_tags.multi_class = False
         return tags
-
-
-def _unpacked(
-    params: NDArray[np.float64], objective: SoftmaxObjective
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return coefficients and intercepts in the dtype of X, copied from a solver's parameters."""
-    coef = params.reshape(objective.shape)
-    intercept = np.zeros(len(coef))
-    if objective.fit_intercept:
-        coef, intercept = coef[:, :-1], coef[:, -1]
-    if len(coef) > 1:
-        # The penalty makes the optimum's rows sum to zero; where it leaves a shift common
-        # to all classes free (intercepts, C=inf) this picks the representative.
-        coef = coef - coef.mean(axis=0)
-        intercept = intercept - intercept.mean()
-    dtype = objective.dtype
-    return np.array(coef, dtype, order="C"), np.array(intercept, dtype)
 
 
 @contextlib.contextmanager

@@ -156,6 +156,20 @@ def check_solver(solver: str, kind: str | None, dual: bool) -> None:
         )
 
 
+def check_composite(solver: str, l1_ratio: float) -> None:
+    """Check that a solver takes an L1 penalty or bounds.
+
+    Raises
+    ------
+    ValueError
+        For bounds, where a solver of smooth objectives is named.
+    """
+    if l1_ratio == 0.0 and solver not in ("auto", "saga", "liblinear"):
+        raise ValueError(
+            f"Solver {solver} supports neither bounds nor positive=True. Use solver='auto'."
+        )
+
+
 def check_n_classes(solver: str, n_classes: int) -> None:
     """Check that a solver's namesake in scikit-learn takes so many classes.
 

@@ -19,12 +19,14 @@ from fastsoftmax._solvers import (
     IterationState,
     KroneckerPreconditioner,
     Preconditioner,
+    SeparablePenalty,
     SolverResult,
     Stopping,
     SumZeroPreconditioner,
     minimize_lbfgs,
     minimize_newton_cg,
 )
+from fastsoftmax.linear_model._composite import solve_composite
 from fastsoftmax.linear_model._recession import recession_test
 from fastsoftmax.linear_model._rotated import Rotation, is_wide
 from fastsoftmax.linear_model._small import SmallFit, is_small
@@ -114,8 +116,9 @@ def solve(
     tol: float,
     max_iter: int,
     on_iteration: Callable[[IterationState], bool | None] | None = None,
+    penalty: SeparablePenalty | None = None,
 ) -> tuple[SolverResult, str]:
-    """Minimise an objective.
+    """Minimise an objective, or one plus a separable penalty.
 
     Parameters
     ----------
@@ -125,6 +128,8 @@ def solve(
         See `fastsoftmax.LogisticRegression`.
     tol, max_iter, on_iteration
         See `fastsoftmax._solvers.Stopping`.
+    penalty : SeparablePenalty, default=None
+        Where it is not smooth there is one solver only, for `solver='auto'`.
 
     Returns
     -------
@@ -156,6 +161,9 @@ def solve(
         "recedes": None if objective.l2[:-1].all() else recession_test(objective, null_curvature),
     }
     x = start.ravel()
+    if penalty is not None and not penalty.is_smooth:
+        stopping["recedes"] = None
+        return solve_composite(objective, penalty, x, _centre(objective), stopping)
     if solver != "auto":
         return _iterate(objective, solver, x, stopping)
     # Small data first: then a row of weight 2 is treated like the row twice, also in wide data.
