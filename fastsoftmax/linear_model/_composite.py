@@ -13,8 +13,8 @@ from fastsoftmax.objective import SoftmaxObjective
 
 Vector = NDArray[np.float64]
 
-#: The full Hessian is built where it has at most so many rows and costs so many passes over X.
-_FULL_HESSIAN, _FULL_HESSIAN_PASSES = 2000, 800.0
+#: The full Hessian is built where it has at most so many rows and costs so many iterations.
+_FULL_HESSIAN, _FULL_HESSIAN_COST = 2000, 100.0
 #: Gram matrices have at most so many columns; there is one per class up to so many entries in all.
 _GRAM_COLUMNS, _CLASS_GRAM_ENTRIES = 2500, 2**26
 #: Iterations between two Hessians, and two sets of Gram matrices.
@@ -94,10 +94,9 @@ def _metric(
         return Metric(blocks, l2, moves, False)
 
     n, work = n_rows * D, design.pass_work(n_rows)
-    passes = design.hessian_passes(n_rows, centre)
-    if n <= _FULL_HESSIAN and passes <= _FULL_HESSIAN_PASSES:
-        # In iterations, each of which takes a pass, some 20 sweeps, and the factor of a face.
-        cost = passes * work / (work + 40.0 * n**2 + n**3 / 3.0)
+    # In iterations, each of which takes a pass, some 20 sweeps, and the factor of a face.
+    cost = design.hessian_passes(n_rows, centre) * work / (work + 40.0 * n**2 + n**3 / 3.0)
+    if n <= _FULL_HESSIAN and cost <= _FULL_HESSIAN_COST:
         return "full Hessian", hessian, _HESSIAN_LAG, cost
     if D <= _GRAM_COLUMNS and n_rows * D**2 <= _CLASS_GRAM_ENTRIES:
         passes = design.class_gram_passes(n_rows, max(3 * D, 1500), False, centre)
