@@ -93,9 +93,12 @@ def _metric(
         blocks = diagonal.reshape(-1, 1, 1) / design.weight_sum
         return Metric(blocks, l2, moves, False)
 
+    n, work = n_rows * D, design.pass_work(n_rows)
     passes = design.hessian_passes(n_rows, centre)
-    if n_rows * D <= _FULL_HESSIAN and passes <= _FULL_HESSIAN_PASSES:
-        return "full Hessian", hessian, _HESSIAN_LAG, passes
+    if n <= _FULL_HESSIAN and passes <= _FULL_HESSIAN_PASSES:
+        # In iterations, each of which takes a pass, some 20 sweeps, and the factor of a face.
+        cost = passes * work / (work + 40.0 * n**2 + n**3 / 3.0)
+        return "full Hessian", hessian, _HESSIAN_LAG, cost
     if D <= _GRAM_COLUMNS and n_rows * D**2 <= _CLASS_GRAM_ENTRIES:
         passes = design.class_gram_passes(n_rows, max(3 * D, 1500), False, centre)
         return "a Gram matrix per class", class_grams, max(_GRAM_LAG, round(passes)), passes
