@@ -3,7 +3,7 @@
 from fastsoftmax import functional
 from fastsoftmax._versions import show_versions
 from fastsoftmax._warmup import warmup
-from fastsoftmax.linear_model import LogisticRegression
+from fastsoftmax.linear_model import LogisticRegression, c_min
 from fastsoftmax.objective import SoftmaxObjective
 
 __version__ = "0.1.0.dev0"
@@ -12,6 +12,7 @@ __all__ = [
     "LogisticRegression",
     "SoftmaxObjective",
     "__version__",
+    "c_min",
     "functional",
     "show_versions",
     "warmup",

@@ -27,8 +27,8 @@ def descend(
     gradient: Array,
     left: Array,
     right: Array,
-    start: Array,
     enough: float,
+    point: Array,
     step: Array,
     products: Array,
     shares: Array,
@@ -45,12 +45,12 @@ def descend(
     blocks : ndarray of shape (n_blocks or 1, m, m)
         Diagonal blocks; one may serve all.
     scale : float
-    l2, l1, lower, upper, gradient, start : ndarray of shape (n_blocks, m)
+    l2, l1, lower, upper, gradient : ndarray of shape (n_blocks, m)
     left, right : ndarray of shape (n_blocks, m, rank)
     enough : float
         Share of all gains that is little. What is left is extrapolated from two sweeps.
-    step : ndarray of shape (n_blocks, m)
-        d, updated.
+    point, step : ndarray of shape (n_blocks, m)
+        x + d, exact at kinks and bounds, and d, updated.
     products : ndarray of shape (n_blocks, m)
         ``blocks d``, updated.
     shares : ndarray of shape (rank,)
@@ -75,7 +75,7 @@ def descend(
                     slope -= right[k, j, r] * shares[r]
                     curvature -= right[k, j, r] * left[k, j, r]
                 curvature = max(curvature, _LEAST * own)
-                old = start[k, j] + step[k, j]
+                old = point[k, j]
                 kink = l1[k, j]
                 new = old
                 if curvature > 0.0:
@@ -94,7 +94,8 @@ def descend(
                 if change != 0.0:
                     gain -= (slope + 0.5 * curvature * change) * change
                     gain -= kink * (abs(new) - abs(old))
-                    step[k, j] = new - start[k, j]
+                    point[k, j] = new
+                    step[k, j] += change
                     row = block[j]
                     for i in range(m):
                         products[k, i] += change * row[i]

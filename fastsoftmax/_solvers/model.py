@@ -167,9 +167,10 @@ class QuasiNewtonModel:
             self._inner = np.block([[corner, below], [below.T, -np.diag(np.diag(curvatures))]])
         self._right: Any = np.linalg.solve(self._inner, self._left) if pairs else self._left
 
-    def value(self, step: Vector) -> float:
-        """Return the model's value, 0 at ``step = 0``."""
-        penalty = self._penalty.value(self._x + step) - self._penalty.value(self._x)
+    def value(self, z: Vector) -> float:
+        """Return the model's value at ``z = x + d``, 0 at x."""
+        step = z - self._x
+        penalty = self._penalty.value(z) - self._penalty.value(self._x)
         return dot(self._gradient + 0.5 * self._times(step), step) + penalty
 
     def _times(self, step: Vector) -> Vector:
@@ -177,87 +178,79 @@ class QuasiNewtonModel:
         return self._metric.times(step) - correction
 
     def minimize(self, faces: Faces, enough: float) -> tuple[Vector, float]:
-        """Return the step to the minimum, and the model's fall.
+        """Return the minimum, exact at kinks and bounds, and the model's fall from x to it.
 
         Coordinate descent finds out which coordinates are not at a kink or a bound; Newton's step
         on the face that they span goes where it creeps. It ends where a share `enough` of the
         fall seems to be left.
         """
-        metric, penalty = self._metric, self._penalty
-        shape = metric.shape
-        step = np.zeros(len(self._x))
-        kernel_parts = (
-            *(part.reshape(shape) for part in (metric.l2, penalty.l1)),
-            *(part.reshape(shape) for part in (penalty.lower, penalty.upper, self._gradient)),
-            *(self._columns(part) for part in (self._left, self._right)),
-            np.ascontiguousarray(self._x).reshape(shape),
-        )
-        fall = 0.0
+        z, fall = self._x.copy(), 0.0
         for _ in range(_MOST_ROUNDS):
             before = fall
-            is_done = self._descend(step, kernel_parts, enough)
-            fall = -self.value(step)
+            is_done = self._descend(z, enough)
+            fall = -self.value(z)
             # In a rough metric a truncated descent is better than its exact minimum: on mnist
             # that takes steps 10 times too long, and as much time as all else.
-            if not metric.is_exact or fall - before <= enough * before:
+            if not self._metric.is_exact or fall - before <= enough * before:
                 break
             if is_done and faces.to_skip > 0:
                 faces.to_skip -= 1
                 break
             if self._balanced is not None:
-                step = self._balanced(self._x + step) - self._x
-            step = self._through_faces(step, faces)
-            gain = -self.value(step) - fall
+                z = self._balanced(z)
+            z = self._through_faces(z, faces)
+            gain = -self.value(z) - fall
             fall += gain
             if gain <= enough * fall:
                 faces.to_skip = _FACES_SKIPPED
                 if is_done:
                     break
-        return step, fall
+        return z, max(fall, 0.0)  # rounding may leave less than nothing
 
-    def _columns(self, rows: Matrix) -> Matrix:
-        return np.ascontiguousarray(rows.T).reshape(*self._metric.shape, len(rows))
-
-    def _descend(self, step: Vector, parts: tuple[Any, ...], enough: float) -> bool:
-        """Sweep over the coordinates; tell whether little is left to gain."""
-        metric = self._metric
-        products = metric.unscaled(step).reshape(metric.shape)
+    def _descend(self, z: Vector, enough: float) -> bool:
+        """Sweep over the coordinates, updating z; tell whether little is left to gain."""
+        metric, penalty, shape = self._metric, self._penalty, self._metric.shape
+        step = z - self._x
+        products = metric.unscaled(step).reshape(shape)
         shares = np.einsum("in,n->i", self._left, step)
         gains = np.zeros(kernels.N_GAINS)
+        inputs = (metric.l2, penalty.l1, penalty.lower, penalty.upper, self._gradient)
+        columns = (np.ascontiguousarray(part.T) for part in (self._left, self._right))
+        arguments: tuple[Any, ...] = (
+            *(metric.blocks, metric.scale),
+            *(part.reshape(shape) for part in inputs),
+            *(part.reshape(*shape, -1 if len(shares) else 0) for part in columns),
+            *(enough, z.reshape(shape), step.reshape(shape), products, shares, gains),
+        )
         most = _MOST_SWEEPS if metric.is_exact else _MOST_ROUGH_SWEEPS
-        n_at_once = max(1, int(_CALL_WORK / (len(step) * metric.shape[1])))
+        n_at_once = max(1, int(_CALL_WORK / (len(z) * shape[1])))
         for first in range(0, most, n_at_once):
-            last = min(first + n_at_once, most)
-            inputs = (metric.blocks, metric.scale, *parts, enough)
-            outputs = (step.reshape(metric.shape), products, shares, gains)
-            arguments: tuple[Any, ...] = (*inputs, *outputs)
-            kernels.descend(first, last, *arguments)
+            kernels.descend(first, min(first + n_at_once, most), *arguments)
             if gains[kernels.IS_DONE]:
                 return True
         return False
 
-    def _through_faces(self, step: Vector, faces: Faces) -> Vector:
-        """Return a better step, by Newton steps on one face after the other."""
-        x, penalty, ridge = self._x, self._penalty, faces.ridge
-        value = self.value(step)
+    def _through_faces(self, z: Vector, faces: Faces) -> Vector:
+        """Return a better point, by Newton steps on one face after the other."""
+        penalty, ridge = self._penalty, faces.ridge
+        value = self.value(z)
         for _ in range(_MOST_FACES):
-            z = x + step
             free = penalty.is_free(z)
-            slope = self._gradient + self._times(step) + penalty.l1 * np.sign(z)
+            slope = self._gradient + self._times(z - self._x) + penalty.l1 * np.sign(z)
             newton = self._face_step(slope, free, ridge)
             _, is_held = penalty.stopped(z, z + newton)
             trials = [1.0]
             if is_held.any():
                 trials += [0.3, 0.1, self._first_stop(z, newton, is_held)]
-            best_value, best, best_size = value, step, 0.0
+            best_value, best, best_size = value, z, 0.0
             for size in trials:
                 moved, _ = penalty.stopped(z, z + size * newton)
-                trial_value = self.value(moved - x)
+                trial_value = self.value(moved)
                 if trial_value < best_value:
-                    best_value, best, best_size = trial_value, moved - x, size
+                    best_value, best, best_size = trial_value, moved, size
                 if best_size == 1.0 and value - best_value > 0.3 * abs(0.5 * dot(slope, newton)):
                     break
-            gain, value, step = value - best_value, best_value, best
+            gain, value, z = value - best_value, best_value, best
             if gain <= 0.0:
                 if ridge >= _MOST_RIDGE:
                     break
@@ -272,7 +265,7 @@ class QuasiNewtonModel:
             elif best_size < 0.1:
                 ridge = min(10.0 * ridge, _MOST_RIDGE)
         faces.ridge = ridge
-        return step
+        return z
 
     def _first_stop(self, z: Vector, newton: Vector, is_held: NDArray[np.bool_]) -> float:
         """Return the size of a step at which the first coordinate meets its kink or bound."""

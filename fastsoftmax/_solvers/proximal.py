@@ -97,20 +97,20 @@ def minimize_composite(
             balanced if metric.is_exact else None,
         )
         enough = _share_left(fall, total)
-        inner_step, fall = model.minimize(faces, enough)
-        direction = metric.outward(inner_step)
+        target, fall = model.minimize(faces, enough)
+        direction = metric.outward(target - inner_x)
+        target = metric.outward(target)
         caution = _CAUTION if metric.is_exact else _ROUGH_CAUTION
         is_newton = metric.is_exact and age == 0
         status = progress.verdict(fall if is_newton else caution * fall, fall, direction)
         if status is not None:
             return progress.result(status)
 
-        target = metric.outward(inner_x + inner_step)
         descent = penalty.value(x) - penalty.value(target) - dot(g, direction)
         step_size = 1.0
         while True:
             # At the full step kinks and bounds are met exactly.
-            moved = target if step_size == 1.0 else x + step_size * direction
+            moved = target if step_size == 1.0 else penalty.project(x + step_size * direction)
             if balanced is not None:
                 moved = balanced(moved)
             new_f, new_g = value_and_gradient(moved)
@@ -159,7 +159,9 @@ def _share_left(fall: float, total: float) -> float:
     With 1e-2 throughout, digits at C=1 takes 0.5 s, most of it for faces of the first models, and
     0.1 s so.
     """
-    return float(np.clip(np.sqrt(fall / max(total, np.finfo(float).tiny)), _LEAST_LEFT, _MOST_LEFT))
+    return float(
+        np.clip(np.sqrt(fall / max(abs(total), np.finfo(float).tiny)), _LEAST_LEFT, _MOST_LEFT)
+    )
 
 
 def _is_old(metric: Metric, age: int, lag: float, step_size: float) -> bool:
