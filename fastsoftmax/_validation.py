@@ -184,14 +184,15 @@ def check_offset(offset: ArrayLike, X: Any, n_rows: int) -> NDArray[Any]:
         raise TypeError(f"{wanted}; got a sparse matrix.")
     try:
         array = np.asarray(offset)
-        if array.shape in shapes:
+        shape = array.shape
+        if shape in shapes:
             array = array.reshape(n_samples, -1)
             with np.errstate(over="ignore", invalid="ignore"):  # of the sum that finds infinities
                 array = check_array(array, dtype=X.dtype, order="C", input_name="offset")
     except (TypeError, ValueError) as error:
         raise type(error)(f"{wanted}. {_first_line(error)}") from error
-    if np.shape(offset) not in shapes:
-        raise ValueError(f"{wanted}; got shape {array.shape}.")
+    if shape not in shapes:
+        raise ValueError(f"{wanted}; got shape {shape}.")
     if n_rows == 1 and array.shape[1] == 2:
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(array[:, 1:] - array[:, :1])
@@ -397,6 +398,12 @@ def check_targets(
     return Targets(np.empty(0, np.int32), soft, masses.shape[1]), weights
 
 
+def shape_of(values: Any) -> tuple[int, ...]:
+    """Return the shape of what NumPy makes an array of; `np.shape` may be overloaded."""
+    shape = getattr(values, "shape", None)
+    return shape if isinstance(shape, tuple) else np.asarray(values).shape
+
+
 def check_masses(Y: Any) -> NDArray[np.float64]:
     """Return soft targets, (n_samples, n_classes).
 
@@ -405,7 +412,7 @@ def check_masses(Y: Any) -> NDArray[np.float64]:
     ValueError or TypeError
         Unless they are non-negative finite numbers in at least two columns.
     """
-    shape = np.shape(Y)
+    shape = shape_of(Y)
     wanted = (
         f"y of shape {shape} must hold soft targets: non-negative numbers, one column per class, "
         "at least two. Labels have one dimension"

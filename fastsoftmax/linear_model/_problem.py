@@ -25,6 +25,7 @@ from fastsoftmax._validation import (
     class_factors,
     encode_labels,
     refuse_missing_labels,
+    shape_of,
 )
 from fastsoftmax.linear_model._parameters import Settings, check_n_classes
 from fastsoftmax.objective import SoftmaxObjective
@@ -130,7 +131,7 @@ def are_soft(y: Any) -> bool:
     if sparse.issparse(y):
         return False
     try:
-        shape = np.shape(y)
+        shape = shape_of(y)
     except ValueError as error:
         raise ValueError(
             f"y has rows of different lengths ({error}). Give labels, or soft targets with one "
@@ -182,7 +183,7 @@ def column_names(Y: Any) -> NDArray[Any]:
         If two columns have the same name.
     """
     if (columns := getattr(Y, "columns", None)) is None:
-        return np.arange(np.shape(Y)[1])
+        return np.arange(shape_of(Y)[1])
     names = list(columns)
     if repeated := sorted({str(name) for name in names if names.count(name) > 1}):
         raise ValueError(
