@@ -133,8 +133,8 @@ class LogisticRegression(
         Whether coefficients must not be negative.
     bounds : tuple (lower, upper), default=None
         Bounds of the coefficients: two numbers, or arrays that broadcast to the shape of `coef_`;
-        infinite where there is no bound. Intercepts have none. `positive` and `bounds` need solver
-        'auto', 'saga' or 'liblinear'.
+        infinite where there is no bound; rounded to the dtype of `coef_`. Intercepts have none.
+        `positive` and `bounds` need solver 'auto', 'saga' or 'liblinear'.
 
     Attributes
     ----------
