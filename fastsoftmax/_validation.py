@@ -168,27 +168,45 @@ def check_offset(offset: ArrayLike, X: Any, n_rows: int) -> NDArray[Any]:
 
     Raises
     ------
-    ValueError
+    ValueError or TypeError
         If it is not finite, or not one number per sample and logit; two classes may have one or two
         columns.
     """
-    array = np.asarray(offset)
-    if array.ndim == 1 and n_rows == 1:
-        array = array[:, None]
-    if array.ndim != 2:
-        binary = " or (n_samples,)" if n_rows == 1 else ""
-        raise ValueError(
-            f"offset must have shape (n_samples, n_classes){binary}, got {array.shape}."
-        )
-    array = check_array(array, dtype=X.dtype, order="C", input_name="offset")
-    check_consistent_length(X, array)
+    n_samples = X.shape[0]
+    shapes: list[tuple[int, ...]] = [(n_samples, max(n_rows, 2))]
+    if n_rows == 1:
+        shapes += [(n_samples, 1), (n_samples,)]
+    wanted = (
+        "offset must hold a finite number per sample and logit, in an array of shape "
+        f"(n_samples, n_classes) = {' or '.join(map(str, shapes))}"
+    )
+    if sparse.issparse(offset):
+        raise TypeError(f"{wanted}; got a sparse matrix.")
+    try:
+        array = np.asarray(offset)
+        shape = array.shape
+        if shape in shapes:
+            array = array.reshape(n_samples, -1)
+            with np.errstate(over="ignore", invalid="ignore"):  # of the sum that finds infinities
+                array = check_array(array, dtype=X.dtype, order="C", input_name="offset")
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{wanted}. {_first_line(error)}") from error
+    if shape not in shapes:
+        raise ValueError(f"{wanted}; got shape {shape}.")
     if n_rows == 1 and array.shape[1] == 2:
-        array = np.ascontiguousarray(array[:, 1:] - array[:, :1])
-    if array.shape[1] != n_rows:
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(array[:, 1:] - array[:, :1])
+    if not np.all(np.isfinite(array)):
         raise ValueError(
-            f"offset must have one column per class, {max(n_rows, 2)}, got {array.shape[1]}."
+            f"offset holds two columns whose difference overflows {array.dtype}. Logits beyond "
+            "some hundreds are certain anyway: clip them."
         )
     return array
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says, without the array that some of scikit-learn's print."""
+    return f"{str(error).splitlines()[0].rstrip('.')}."
 
 
 def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
@@ -355,20 +373,62 @@ def check_targets(
         return Targets(labels, np.empty((0, 0), X.dtype), n_classes), check_weights(
             sample_weight, X
         )
-    masses = check_array(y, dtype=np.float64, input_name="y")
-    if masses.shape[1] < 2 or n_classes not in (None, masses.shape[1]):
+    masses = check_masses(y)
+    if n_classes not in (None, masses.shape[1]):
         raise ValueError(
             f"y has {masses.shape[1]} columns of soft targets, but n_classes={n_classes}; "
-            "give one column per class, at least two."
+            "give one column per class."
         )
-    if masses.min(initial=0.0) < 0:
-        raise ValueError("Soft targets in y must not be negative.")
     base = _check_sample_weight(sample_weight, X, dtype=np.float64)
-    with np.errstate(over="ignore"):  # infinite weights are refused
+    with np.errstate(over="ignore"):
         totals = masses.sum(axis=1)
-        weights = check_weights(base * totals, X)
+        mass_weights = base * totals
+    if not np.all(np.isfinite(mass_weights)):
+        raise ValueError(
+            "The rows of soft targets in y, times sample_weight, sum to infinity. Divide y by its "
+            "largest entry."
+        )
+    if not totals.any():
+        raise ValueError(
+            "y holds no mass: all soft targets, times class_weight if there is one, are 0, but "
+            "there must be at least one non-zero number."
+        )
+    weights = check_weights(mass_weights, X)
     soft = (masses / np.where(totals > 0, totals, 1.0)[:, None]).astype(X.dtype)
     return Targets(np.empty(0, np.int32), soft, masses.shape[1]), weights
+
+
+def shape_of(values: Any) -> tuple[int, ...]:
+    """Return the shape of what NumPy makes an array of; `np.shape` may be overloaded."""
+    shape = getattr(values, "shape", None)
+    return shape if isinstance(shape, tuple) else np.asarray(values).shape
+
+
+def check_masses(Y: Any) -> NDArray[np.float64]:
+    """Return soft targets, (n_samples, n_classes).
+
+    Raises
+    ------
+    ValueError or TypeError
+        Unless they are non-negative finite numbers in at least two columns.
+    """
+    shape = shape_of(Y)
+    wanted = (
+        f"y of shape {shape} must hold soft targets: non-negative numbers, one column per class, "
+        "at least two. Labels have one dimension"
+    )
+    try:
+        masses = check_array(Y, dtype=np.float64, input_name="y")
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{wanted}. {_first_line(error)}") from error
+    if shape[1] < 2:
+        raise ValueError(f"{wanted}.")
+    if (least := masses.min(initial=0.0)) < 0:
+        raise ValueError(
+            f"{wanted}. They must not be negative, but there is {least!s}: clip rounding errors at "
+            "0, or encode what is no mass."
+        )
+    return masses
 
 
 def check_labels(y: NDArray[Any], n_classes: int | None) -> NDArray[np.int32]:

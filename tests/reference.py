@@ -11,6 +11,7 @@ from typing import Any
 
 import mpmath
 import numpy as np
+from scipy import optimize
 from scipy.special import logsumexp, xlogy
 
 _DIGITS = 40
@@ -262,3 +263,50 @@ def logistic_optimum(
         params = np.column_stack([params, np.zeros(rows)])
     model = LinearModel(X, one_hot(np.asarray(labels), n_classes), w, penalty / w.sum())
     return params, model
+
+
+def constrained_optimum(
+    model: LinearModel,
+    n_rows: int,
+    fit_intercept: bool = True,
+    bounds: tuple[Any, Any] = (-np.inf, np.inf),
+    l1: Any = 0.0,
+) -> np.ndarray:
+    """Return the minimiser, (n_rows, d + 1), of a model's value with bounds on the coefficients.
+
+    SciPy's L-BFGS-B, then Newton's method on the coordinates between their bounds. `l1` is a
+    strength of ``sum_j l1_j |W_kj|`` for bounds that leave the coefficients one sign only.
+    Intercepts, which may shift alike, have mean zero.
+    """
+    d = model.X.shape[1] - 1
+    shape = (n_rows, d + 1)
+    lower, upper = np.full(shape, -np.inf), np.full(shape, np.inf)
+    lower[:, :d], upper[:, :d] = bounds
+    if not fit_intercept:
+        lower[:, d] = upper[:, d] = 0.0
+    slope = np.zeros(shape)
+    if np.any(l1):
+        assert np.all(lower[:, :d] >= 0) or np.all(upper[:, :d] <= 0)
+        slope[:, :d] = np.where(lower[:, :d] >= 0, l1, -np.asarray(l1))
+
+    def gradient(params: np.ndarray) -> np.ndarray:
+        return model.gradient(params) + slope
+
+    found = optimize.minimize(
+        lambda x: model.value(x.reshape(shape)) + float(slope.ravel() @ x),
+        np.clip(np.zeros(shape), lower, upper).ravel(),
+        jac=lambda x: gradient(x.reshape(shape)).ravel(),
+        method="L-BFGS-B",
+        bounds=np.column_stack([lower.ravel(), upper.ravel()]),
+        options={"ftol": 0.0, "gtol": 1e-12, "maxiter": 10_000, "maxfun": 100_000, "maxcor": 30},
+    )
+    params = found.x.reshape(shape)
+    for _ in range(3):
+        slopes = gradient(params)
+        free = ~((params <= lower) & (slopes >= 0) | (params >= upper) & (slopes <= 0))
+        hessian = model.hessian(params)[np.ix_(free.ravel(), free.ravel())]
+        params[free] -= np.linalg.lstsq(hessian, slopes[free], rcond=1e-12)[0]
+        params = np.clip(params, lower, upper)
+    if n_rows > 1 and fit_intercept:
+        params[:, d] -= params[:, d].mean()
+    return params

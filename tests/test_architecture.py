@@ -23,7 +23,7 @@ INSIDE = {
     "functional": {"_jit", "_kernels", "_threads"},
     "_designs": {"_jit", "_kernels", "_linalg", "_threads", "_validation", "functional"},
     "objective": {"_designs", "_validation"},
-    "_solvers": {"_linalg"},
+    "_solvers": {"_kernels", "_linalg"},  # coordinate descent, over bare arrays
     "linear_model": {"_designs", "_kernels", "_solvers", "_threads", "_validation", "objective"},
     "_versions": {"_jit", "_threads"},
     "_warmup": {"linear_model", "objective"},

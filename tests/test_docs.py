@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -24,3 +25,28 @@ def test_readme_has_two_commands_and_a_headline():
     assert ["bench run" in commands[0], "pytest" in commands[1], len(commands)] == [True, True, 2]
     headline = text.split("<!-- bench -->")[1].split("<!-- /bench -->")[0]
     assert headline.count("\n| ") > 4
+
+
+def names_in(name: str) -> set[str]:
+    """Return the names of the tests of a file; of a method also that of its class."""
+    tree = ast.parse((ROOT / "tests" / name).read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return {node.name for node in functions if node.name.lower().startswith("test")}
+
+
+def rows_of_features() -> list[tuple[str, str, str, str]]:
+    """Return the rows of the table of features, without head and headings."""
+    lines = (ROOT / "docs" / "features.md").read_text(encoding="utf-8").splitlines()
+    rows = [tuple(map(str.strip, line.strip("|").split("|"))) for line in lines if "|" in line]
+    return [row for row in rows[2:] if not row[0].startswith("**")]
+
+
+@pytest.mark.parametrize("row", rows_of_features(), ids=lambda row: row[0])
+def test_a_feature_is_proved_by_tests_that_exist(row):
+    _, theirs, ours, proof = row
+    assert theirs
+    tests = re.findall(r"`(test_\w+\.py)::(\w+)`", proof)
+    assert tests or not ours.startswith("yes")
+    assert proof.count("::") == len(tests)
+    for file, name in tests:
+        assert name in names_in(file), f"{file} has no {name}"

@@ -17,6 +17,7 @@ import sklearn
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.fixes import parse_version
 
 from fastsoftmax import LogisticRegression
@@ -30,20 +31,24 @@ X.flags.writeable = y.flags.writeable = False
 ONES = np.ones(60)
 NAMES = np.array(["a", "b", "c"])[y]
 FRAME = pd.DataFrame(X, columns=list("abcd"))
+MASSES = np.random.default_rng(1).dirichlet(np.ones(3), 60)
+OFFSET = np.zeros((60, 3))
 
 SAME = "the type of scikit-learn's error"
 OK = "a fit with scikit-learn's predictions"
+OURS = "a fit, which scikit-learn refuses"
 
 
 @dataclass(frozen=True)
 class Row:
-    """Arguments of `fit`, and what is to happen: `SAME`, `OK` or an error of our own."""
+    """Arguments of `fit`, and what is to happen: `SAME`, `OK`, `OURS` or an error of our own."""
 
     outcome: Any
     message: str = ""  # a regular expression: the culprit's name, or the remedy
     X: Any = None
     y: Any = None
     sample_weight: Any = None
+    offset: Any = None
     params: dict[str, Any] = field(default_factory=dict)
     warns: type[Warning] | None = None  # scikit-learn's, and so ours
     since: str = "1.8"  # the first scikit-learn that does so
@@ -140,8 +145,9 @@ ROWS = {
     "y huge objects": Row(SAME, "holds int.*astype", y=np.array([2**70, 1, 2] * 20, object)),
     "y None": Row(SAME, "requires y to be passed", y=None),
     "y scalar": Row(SAME, "should be a 1d array", y=3),
-    "y indicators": Row(SAME, "should be a 1d array", y=np.eye(3, dtype=int)[y]),
-    "y two outputs": Row(SAME, "should be a 1d array", y=np.column_stack([y, y])),
+    # Two or more columns are soft targets: "should be a 1d array" in scikit-learn.
+    "y indicators": Row(OURS, y=np.eye(3, dtype=int)[y]),
+    "y two outputs": Row(OURS, y=np.column_stack([y, y])),  # nobody can tell them from counts
     "y short": Row(SAME, r"inconsistent numbers of samples: \[60, 59\]", y=y[:-1]),
     "y complex": Row(SAME, "Complex data not supported", y=y + 0j),
     "y bytes": Row(SAME, "Convert the labels", y=y.astype("S")),
@@ -161,6 +167,72 @@ ROWS = {
     "y dates": Row(OK, y=y.astype("M8[D]")),
     "y empty string": Row(OK, y=np.array(["", "a", "b"])[y]),
     "y many classes": Row(OK, y=np.arange(60) % 40, warns=UserWarning),
+    # soft targets
+    "masses": Row(OURS, y=MASSES),
+    "masses list": Row(OURS, y=MASSES.tolist()),
+    "masses negative": Row(ValueError, r"y of shape \(60, 3\).*negative.*-0.5: clip",
+                           y=changed(MASSES, (3, 1), -0.5)),
+    "masses NaN": Row(ValueError, r"y of shape \(60, 3\) must hold soft.*y contains NaN",
+                      y=changed(MASSES, (3, 1), np.nan)),
+    "masses inf": Row(ValueError, r"y of shape \(60, 3\) must hold soft.*y contains infinity",
+                      y=changed(MASSES, (3, 1), np.inf)),
+    "masses NA": Row(ValueError, r"y of shape \(60, 3\) must hold soft.*y contains NaN",
+                     y=pd.DataFrame(MASSES).astype("Float64").mask(MASSES > 0.9)),
+    "masses None": Row(ValueError, r"y of shape \(60, 2\).*y contains NaN",
+                       y=np.full((60, 2), None)),
+    "masses words": Row(ValueError, r"y of shape \(60, 2\) must hold soft.*Labels have one dim",
+                        y=np.column_stack([NAMES, NAMES])),
+    "masses complex": Row(ValueError, "y of shape.*Complex data not supported", y=MASSES + 0j),
+    "masses 3-D": Row(ValueError, r"y of shape \(60, 3, 1\).*one column per", y=MASSES[:, :, None]),
+    "masses no column": Row(ValueError, r"y of shape \(60, 0\).*at least two", y=MASSES[:, :0]),
+    "masses one column": Row(ValueError, r"y of shape \(60, 1\).*no labels.*column_stack",
+                             y=MASSES[:, :1]),
+    "masses short": Row(ValueError, r"inconsistent numbers of samples: \[60, 59\]", y=MASSES[1:]),
+    "masses ragged": Row(ValueError, "y has rows of different lengths.*one column per class",
+                         y=[[1.0, 2.0], [1.0]] * 30),
+    "masses zero": Row(ValueError, "y holds no mass.*at least one", y=0.0 * MASSES),
+    "masses huge": Row(ValueError, "soft targets in y.*infinity. Divide y", y=MASSES + 1e308),
+    "masses sparse": Row(TypeError, "passed for y.*toarray", y=sparse.csr_array(MASSES)),
+    "indicators sparse": Row(TypeError, "passed for y.*toarray",
+                             y=sparse.csr_array(np.eye(3, dtype=int)[y])),
+    "masses equal names": Row(ValueError, "y has several columns of the same name: a.*rename",
+                              y=pd.DataFrame(MASSES, columns=["a", "b", "a"])),
+    "masses weights zero": Row(ValueError, "at least one non-zero", y=MASSES,
+                               sample_weight=0 * ONES),
+    "masses weight negative": Row(ValueError, "sample_weight.*convex", y=MASSES,
+                                  sample_weight=changed(ONES, 0, -1)),
+    "masses weights short": Row(ValueError, r"sample_weight.shape == \(59,\)", y=MASSES,
+                                sample_weight=ONES[1:]),
+    "masses class_weight": Row(ValueError, "not in class_weight", y=MASSES,
+                               **params(class_weight={7: 1})),
+    "masses class_weight negative": Row(ValueError, "class_weight.*finite", y=MASSES,
+                                        **params(class_weight={0: -1.0})),
+    "masses class_weight zeros": Row(ValueError, "times class_weight", y=MASSES,
+                                     **params(class_weight=dict.fromkeys(range(3), 0))),
+    # offset
+    "offset": Row(OURS, offset=OFFSET),
+    "offset frame": Row(OURS, offset=pd.DataFrame(OFFSET)),
+    "offset 1-D": Row(ValueError, r"offset must.* \(60, 3\); got shape \(60,\)", offset=ONES),
+    "offset short": Row(ValueError, r"offset must.* \(60, 3\); got shape \(59, 3\)",
+                        offset=OFFSET[1:]),
+    "offset narrow": Row(ValueError, r"offset must.* \(60, 3\); got shape \(60, 2\)",
+                         offset=OFFSET[:, 1:]),
+    "offset scalar": Row(ValueError, r"offset must.*got shape \(\)", offset=0.5),
+    "offset 3-D": Row(ValueError, r"offset must.*got shape \(60, 3, 1\)",
+                      offset=OFFSET[:, :, None]),
+    "offset ragged": Row(ValueError, "offset must.*inhomogeneous", offset=[[1.0], [1.0, 2.0]] * 30),
+    "offset NaN": Row(ValueError, r"offset must.*finite.*contains NaN",
+                      offset=changed(OFFSET, (3, 1), np.nan)),
+    "offset inf": Row(ValueError, r"offset must.*finite.*contains infinity",
+                      offset=changed(OFFSET, (3, 1), -np.inf)),
+    "offset words": Row(ValueError, "offset must.*could not convert", offset=np.full((60, 3), "a")),
+    "offset complex": Row(ValueError, "offset must.*Complex data", offset=OFFSET + 1j),
+    "offset sparse": Row(TypeError, "offset must.*sparse", offset=sparse.csr_array(OFFSET)),
+    "offset three columns": Row(ValueError, r"\(60, 2\) or \(60, 1\) or \(60,\); got .*\(60, 3\)",
+                                y=y > 0, offset=OFFSET),
+    "offset difference": Row(ValueError, "offset.*overflows float64.*clip", y=y > 0,
+                             offset=np.tile([1e308, -1e308], (60, 1))),
+    "offset huge": Row(ValueError, "X or offset", offset=np.outer(ONES, [1e308, -1e308, 0.0])),
     # sample_weight
     "weight NaN": Row(SAME, "sample_weight contains NaN", sample_weight=changed(ONES, 0, np.nan)),
     "weight inf": Row(SAME, "sample_weight contains inf", sample_weight=changed(ONES, 0, np.inf)),
@@ -220,6 +292,70 @@ ROWS = {
     "n_jobs 1.5": Row(SAME, "'n_jobs' parameter", **params(n_jobs=1.5)),
     "n_jobs word": Row(SAME, "'n_jobs' parameter", **params(n_jobs="all")),
     "n_jobs 0": Row(ValueError, "n_jobs.*use None", **params(n_jobs=0)),  # it has an effect here
+    # parameters of ours
+    "smoothing 1": Row(InvalidParameterError, r"'label_smoothing'.*range \[0.0, 1.0\).*Got 1.0",
+                       **params(label_smoothing=1.0)),
+    "smoothing negative": Row(InvalidParameterError, "'label_smoothing'.*Got -0.1",
+                              **params(label_smoothing=-0.1)),
+    "smoothing NaN": Row(InvalidParameterError, "'label_smoothing'.*Got nan",
+                         **params(label_smoothing=np.nan)),
+    "smoothing word": Row(InvalidParameterError, "'label_smoothing'.*Got 'a'",
+                          **params(label_smoothing="a")),
+    "factors": Row(OURS, **params(penalty_weights=[0, 1, 2, 3])),
+    "factors short": Row(ValueError, r"penalty_weights must.*per feature, 4.*shape \(3,\)",
+                         **params(penalty_weights=np.ones(3))),
+    "factors 2-D": Row(ValueError, r"penalty_weights must.*per feature, 4.*shape \(1, 4\)",
+                       **params(penalty_weights=np.ones((1, 4)))),
+    "factors negative": Row(ValueError, r"penalty_weights\[2\] is -1.0. To leave a feature out",
+                            **params(penalty_weights=[1, 1, -1, 1])),
+    "factors NaN": Row(ValueError, r"penalty_weights\[2\] is nan",
+                       **params(penalty_weights=[1, 1, np.nan, 1])),
+    "factors inf": Row(ValueError, r"penalty_weights\[0\] is inf.*bounds",
+                       **params(penalty_weights=[np.inf, 1, 1, 1])),
+    "factors None inside": Row(ValueError, r"penalty_weights\[3\] is nan",
+                               **params(penalty_weights=[1, 1, 1, None])),
+    "factors words": Row(ValueError, "penalty_weights must.*could not convert",
+                         **params(penalty_weights=list("abcd"))),
+    "factors complex": Row(ValueError, "penalty_weights must.*complex128 is not real",
+                           **params(penalty_weights=np.ones(4) * 1j)),
+    "factors scalar": Row(InvalidParameterError, "'penalty_weights'.*Got 2.0",
+                          **params(penalty_weights=2.0)),
+    "factors huge": Row(ValueError, "penalty_weights.*overflows: C=1e-05.*Increase C",
+                        **params(penalty_weights=np.full(4, 1e308), C=1e-5)),
+    "positive word": Row(InvalidParameterError, "'positive'.*Got 'yes'", **params(positive="yes")),
+    "bounds": Row(OURS, **params(bounds=[np.zeros(4), np.inf])),
+    "bounds cross": Row(ValueError, r"bounds.*coef_\[0, 0\]: from 1.0 to 0.0. No lower",
+                        **params(bounds=(1.0, 0.0))),
+    "bounds cross once": Row(ValueError, r"bounds.*coef_\[0, 2\]: from 0.0 to -1.0",
+                             **params(bounds=(0.0, [1.0, 1.0, -1.0, 1.0]))),
+    "bounds cross 0": Row(ValueError, "bounds.*from 0.0 to -1.0, with positive=True",
+                          **params(bounds=(-2.0, -1.0), positive=True)),
+    "bounds NaN": Row(ValueError, "bounds.*from nan to 1.0.*-np.inf", **params(bounds=(np.nan, 1))),
+    "bounds None inside": Row(ValueError, "bounds.*not NaN or None", **params(bounds=(0.0, None))),
+    "bounds both inf": Row(ValueError, "bounds leave no number", **params(bounds=(np.inf, np.inf))),
+    "bounds both -inf": Row(ValueError, "bounds leave no number",
+                            **params(bounds=(-np.inf, -np.inf))),
+    "bounds short": Row(ValueError, r"bounds.*coef_, \(3, 4\): .*shape \(3,\)",
+                        **params(bounds=(0.0, np.zeros(3)))),
+    "bounds 3-D": Row(ValueError, r"bounds.*coef_, \(3, 4\)",
+                      **params(bounds=(0, np.ones((2, 3, 4))))),
+    "bounds words": Row(ValueError, r"bounds must hold numbers.*'a'", **params(bounds=("a", 1.0))),
+    "bounds complex": Row(ValueError, "bounds must hold numbers.*not real",
+                          **params(bounds=(1j, 1))),
+    "bounds three": Row(ValueError, r"bounds must be a pair \(lower, upper\), got 3",
+                        **params(bounds=(0.0, 1.0, 2.0))),
+    "bounds pairs": Row(ValueError, r"bounds must be a pair.*got 4.*bound per feature",
+                        **params(bounds=[(0.0, 1.0)] * 4)),
+    "bounds number": Row(InvalidParameterError, "'bounds'.*'tuple'.*Got 0.5", **params(bounds=0.5)),
+    "bounds array": Row(InvalidParameterError, "(?s)'bounds'.*'tuple'.*Got array",
+                        **params(bounds=np.array([[0.0] * 4, [1.0] * 4]))),
+    **{
+        f"{name} {solver}": Row(
+            ValueError, f"Solver {solver} supports neither bounds nor positive.*Use solver='auto'",
+            **params(solver=solver, **given))
+        for solver in ("lbfgs", "newton-cg", "newton-cholesky", "sag")
+        for name, given in (("bounds", {"bounds": (0, 1)}), ("positive", {"positive": True}))
+    },
 }
 # fmt: on
 
@@ -229,6 +365,8 @@ _NONE_IS_MEANT = {"X None": "X", "y None": "y"}
 
 def arguments(name, row):
     values = {"sample_weight": row.sample_weight}
+    if row.offset is not None:
+        values["offset"] = row.offset
     for argument, default in _DEFAULTS.items():
         given = getattr(row, argument)
         missing = given is None and _NONE_IS_MEANT.get(name) != argument
@@ -275,6 +413,11 @@ def test_input(name, row):
             rows = rows.astype(float)  # scikit-learn's `predict` does not convert, its `fit` does
         np.testing.assert_array_equal(found.predict(given["X"]), expected.predict(rows))
         return
+    if row.outcome == OURS:
+        assert isinstance(found, LogisticRegression), found
+        assert not categories
+        assert found.converged_
+        return
     assert isinstance(found, Exception), "accepted"
     if row.outcome == SAME:
         error, _ = outcome(lambda: peer(**row.params).fit(**given))
@@ -283,6 +426,7 @@ def test_input(name, row):
         assert type(found) is row.outcome, found
     with pytest.raises(type(found), match=row.message):
         raise found
+    assert len(str(found)) < 600 or row.outcome == SAME, "an array is printed"
     assert not categories
 
 

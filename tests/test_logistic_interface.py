@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import pickle
 import warnings
@@ -58,12 +59,16 @@ def assert_same_fit(actual, desired):
 # Parameters
 
 
-def test_parameters_are_scikit_learns():
+#: Parameters that scikit-learn's class has not, at their defaults: they change nothing.
+OURS = {"label_smoothing": 0.0, "penalty_weights": None, "positive": False, "bounds": None}
+
+
+def test_parameters_are_scikit_learns_and_some_more():
     ours = LogisticRegression().get_params()
     theirs = SklearnLogisticRegression().get_params()
     names = list(inspect.signature(SklearnLogisticRegression).parameters)
-    assert list(inspect.signature(LogisticRegression).parameters) == names
-    assert ours == theirs | {"solver": "auto", "max_iter": 1000}
+    assert list(inspect.signature(LogisticRegression).parameters) == [*names, *OURS]
+    assert ours == theirs | {"solver": "auto", "max_iter": 1000} | OURS
     assert LogisticRegression("l2").penalty == "l2"
     with pytest.raises(TypeError, match="positional"):
         LogisticRegression("l2", 1.0)
@@ -209,6 +214,12 @@ def test_same_bits_for_any_n_jobs(n_classes):
 def test_fitting_twice_gives_the_same_bits(data):
     X, y = data
     assert_same_fit(LogisticRegression().fit(X, y), LogisticRegression(random_state=3).fit(X, y))
+
+
+def test_examples_of_the_docstrings():
+    results = doctest.testmod(module)
+    assert results.failed == 0
+    assert results.attempted >= 11
 
 
 # Containers
@@ -377,7 +388,7 @@ def test_sample_weight_is_routed(data):
     with sklearn.config_context(enable_metadata_routing=True):
         model = LogisticRegression().set_fit_request(sample_weight=True)
         request = get_routing_for_object(model)
-        assert request.fit.requests == {"sample_weight": True}
+        assert request.fit.requests == {"sample_weight": True, "offset": None}
         pipeline = make_pipeline(StandardScaler(), model)
         # Not routed to the scaler, which would accept them.
         pipeline[0].set_fit_request(sample_weight=False)

@@ -26,6 +26,7 @@ from fastsoftmax._validation import (
     FLOATS,
     check_offset,
     check_sparse_indices,
+    check_targets,
     passes_if_finite,
 )
 from fastsoftmax.linear_model import _inference
@@ -39,7 +40,7 @@ from fastsoftmax.linear_model._parameters import (
     convergence_message,
     resolve,
 )
-from fastsoftmax.linear_model._problem import Problem, make_problem
+from fastsoftmax.linear_model._problem import Problem, are_soft, column_names, make_problem
 from fastsoftmax.linear_model._solve import intercept_only, solve
 
 
@@ -132,13 +133,13 @@ class LogisticRegression(
         Whether coefficients must not be negative.
     bounds : tuple (lower, upper), default=None
         Bounds of the coefficients: two numbers, or arrays that broadcast to the shape of `coef_`;
-        infinite where there is no bound. Intercepts have none. `positive` and `bounds` need solver
-        'auto', 'saga' or 'liblinear'.
+        infinite where there is no bound; rounded to the dtype of `coef_`. Intercepts have none.
+        `positive` and `bounds` need solver 'auto', 'saga' or 'liblinear'.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Sorted class labels.
+        Sorted class labels; of soft targets, what their columns are called, in their order.
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Coefficients, float32 if X was; one row for two classes. For more classes they have mean
         zero over the classes.
@@ -186,9 +187,9 @@ class LogisticRegression(
     >>> classifier = LogisticRegression().fit(X, y)
     >>> classifier.predict(X[:2])
     array([0, 0])
-    >>> classifier.predict_proba(X[:2]).round(3)
-    array([[0.982, 0.018, 0.   ],
-           [0.972, 0.028, 0.   ]])
+    >>> classifier.predict_proba(X[:2]).round(2)
+    array([[0.98, 0.02, 0.  ],
+           [0.97, 0.03, 0.  ]])
     """
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 (scikit-learn's protocol)
@@ -330,8 +331,9 @@ class LogisticRegression(
                     penalty=problem.penalty,
                 )
             except FloatingPointError as error:
+                culprit = "X contains" if offset is None else "X or offset contains"
                 raise ValueError(
-                    f"The fit cannot start: {error}. X contains values too large for "
+                    f"The fit cannot start: {error}. {culprit} values too large for "
                     f"{problem.objective.dtype}; scale X, for example with "
                     "sklearn.preprocessing.StandardScaler."
                 ) from error
@@ -460,7 +462,9 @@ class LogisticRegression(
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
+        y : array-like of shape (n_samples,) or (n_samples, n_classes)
+            Labels, or soft targets as in `fit`: then the share of the mass that the classes
+            predicted have.
         sample_weight : array-like of shape (n_samples,), default=None
         offset : array-like of shape (n_samples,) or (n_samples, n_classes), default=None
             See `fit`.
@@ -470,7 +474,22 @@ class LogisticRegression(
         float
             In [0, 1].
         """
+        if are_soft(y):
+            return self._score_soft(X, y, sample_weight, offset)
         return float(accuracy_score(y, self.predict(X, offset), sample_weight=sample_weight))
+
+    def _score_soft(
+        self, X: Any, Y: Any, sample_weight: ArrayLike | None, offset: ArrayLike | None
+    ) -> float:
+        labels = self._respond(X, Response.LABELS, offset)
+        if not np.array_equal(names := column_names(Y), self.classes_):
+            raise ValueError(
+                f"y has columns for the classes {list(names)}, but the model was fitted to "
+                f"{list(self.classes_)}. Give the same columns, in the same order."
+            )
+        targets, weights = check_targets(Y, np.empty((len(labels), 1)), None, sample_weight)
+        hits = np.take_along_axis(targets.soft, labels[:, None], axis=1)
+        return float(np.average(hits.ravel(), weights=weights.scaled))
 
     def _respond(self, X: Any, response: Response, offset: ArrayLike | None = None) -> NDArray[Any]:
         """Return a response; validate X unless nothing but infinite numbers can be wrong with it.
@@ -530,7 +549,7 @@ class LogisticRegression(
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The data of the fit; an estimator keeps none.
-        y : array-like of shape (n_samples,)
+        y : array-like of shape (n_samples,) or (n_samples, n_classes)
         sample_weight : array-like of shape (n_samples,), default=None
             As in the fit. Weights, also those of `class_weight`, count as numbers of equal rows.
         baseline : label, default=None
@@ -538,6 +557,8 @@ class LogisticRegression(
             its row. None takes the first class where only such differences are identified,
             which is with two classes (their one row is such a difference) and with ``C=inf``.
             With a penalty and three or more classes, None leaves all classes, as in `coef_`.
+        offset : array-like of shape (n_samples,) or (n_samples, n_classes), default=None
+            As in the fit.
 
         Returns
         -------
@@ -549,8 +570,8 @@ class LogisticRegression(
         ------
         ValueError
             If there are none: with columns that are constant or depend on one another, or with
-            separable classes, without a penalty; with an L1 penalty; or if the data are not those
-            of the fit.
+            separable classes, without a penalty; with an L1 penalty or bounds; or if the data are
+            not those of the fit.
 
         Warns
         -----
