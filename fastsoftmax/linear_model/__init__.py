@@ -1,5 +1,6 @@
 """Estimators: validate, encode, choose a solver, solve, store."""
 
 from fastsoftmax.linear_model._logistic import LogisticRegression
+from fastsoftmax.linear_model._logistic_cv import LogisticRegressionCV
 
-__all__ = ["LogisticRegression"]
+__all__ = ["LogisticRegression", "LogisticRegressionCV"]

@@ -17,12 +17,13 @@ from sklearn.linear_model._base import SparseCoefMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fastsoftmax._designs import Response, make_design, predict
-from fastsoftmax._solvers import IterationState
+from fastsoftmax._designs import Design, Response, make_design, predict
+from fastsoftmax._solvers import IterationState, SolverResult
 from fastsoftmax._threads import resolve_n_jobs, thread_limit
 from fastsoftmax._validation import (
     FLOATS,
     Targets,
+    Weights,
     apply_class_weight,
     check_sparse_indices,
     check_weights,
@@ -203,61 +204,47 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         ValueError
             If an argument is not as described, or X is so large that the objective overflows.
         """
-        with _unchanged_on_failure(self):
+        with unchanged_on_failure(self):
             self._fit(X, y, sample_weight)
         return self
 
     def _fit(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> None:
-        if self.l1_ratio != 0:
-            raise ValueError(
-                f"l1_ratio={self.l1_ratio!r} is not implemented yet; use l1_ratio=0, or "
-                "sklearn.linear_model.LogisticRegression(solver='saga')."
-            )
         n_threads = resolve_n_jobs(self.n_jobs)
-        check_sparse_indices(X)
-        refuse_missing_labels(y)
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS, order="C")
-        classes, labels = encode_labels(y)
+        X, y, classes, labels = self._check_rows(X, y)
         sample_weight = apply_class_weight(self.class_weight, classes, labels, y, sample_weight, X)
         weights = check_weights(sample_weight, X)
         targets = Targets(labels, np.empty((0, 0), X.dtype), len(classes))
-        objective = SoftmaxObjective.from_design(
-            make_design(X, targets, weights),
-            l2=weights.penalty_strength(self.C),
-            fit_intercept=self.fit_intercept,
+        objective = penalised(
+            make_design(X, targets, weights), weights, self.C, self.l1_ratio, self.fit_intercept
         )
-        with thread_limit(n_threads):
-            try:
-                result, solver = solve(
-                    objective,
-                    self._start(objective),
-                    solver=self.solver,
-                    tol=self.tol,
-                    max_iter=self.max_iter,
-                    on_iteration=_print_progress if self.verbose > 0 else None,
-                )
-            except FloatingPointError as error:
-                raise ValueError(
-                    f"The fit cannot start: {error}. X contains values too large for "
-                    f"{X.dtype}; scale X, for example with sklearn.preprocessing.StandardScaler."
-                ) from error
+        with thread_limit(n_threads), explained_overflow(X.dtype):
+            result, solver = solve(
+                objective,
+                self._start(objective),
+                solver=self.solver,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                on_iteration=print_progress if self.verbose > 0 else None,
+            )
         if self.verbose > 0:
             print(f"fastsoftmax: {solver}. {result.message}")  # noqa: T201 (verbose asks for it)
         if not result.converged:
             warnings.warn(result.message, ConvergenceWarning, stacklevel=4)
-
-        coef = result.params.reshape(objective.shape)
-        intercept = np.zeros(len(coef))
-        if self.fit_intercept:
-            coef, intercept = coef[:, :-1], coef[:, -1]
-        if len(coef) > 1:
-            # The penalty makes the optimum's rows sum to zero; where it leaves a shift common
-            # to all classes free (intercepts, C=inf) this picks the representative.
-            coef = coef - coef.mean(axis=0)
-            intercept = intercept - intercept.mean()
         self.classes_ = classes
-        self.coef_ = np.ascontiguousarray(coef, dtype=X.dtype)
-        self.intercept_ = np.ascontiguousarray(intercept, dtype=X.dtype)
+        self._store(objective, result, solver)
+
+    def _check_rows(
+        self, X: Any, y: Any
+    ) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[np.int32]]:
+        """Return valid X and y, the classes, and each row's index into them."""
+        check_sparse_indices(X)
+        refuse_missing_labels(y)
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS, order="C")
+        return X, y, *encode_labels(y)
+
+    def _store(self, objective: SoftmaxObjective, result: SolverResult, solver: str) -> None:
+        """Set what a fit found."""
+        self.coef_, self.intercept_ = coefficients(objective, result.params)
         self.n_iter_ = np.array([result.n_iterations], dtype=np.int32)
         self.solver_ = solver
         self.objective_ = result.objective
@@ -382,8 +369,56 @@ class LogisticRegression(ClassifierMixin, SparseCoefMixin, BaseEstimator):
         return tags
 
 
+def penalised(
+    design: Design, weights: Weights, C: float, l1_ratio: float, fit_intercept: bool
+) -> SoftmaxObjective:
+    """Return the objective that a penalty of strength 1 / C makes of the rows of a design.
+
+    Raises
+    ------
+    ValueError
+        If the penalty overflows, or is of a kind that is not implemented.
+    """
+    if l1_ratio != 0:
+        raise ValueError(
+            f"l1_ratio={l1_ratio!r} is not implemented yet; use l1_ratio=0, or "
+            "sklearn.linear_model.LogisticRegression(solver='saga')."
+        )
+    l2 = weights.penalty_strength(C)
+    return SoftmaxObjective.from_design(design, l2=l2, fit_intercept=fit_intercept)
+
+
+def coefficients(
+    objective: SoftmaxObjective, params: NDArray[np.float64]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return coefficients and intercepts in the dtype of X; rows of several have mean zero."""
+    coef = params.reshape(objective.shape)
+    intercept = np.zeros(len(coef))
+    if objective.fit_intercept:
+        coef, intercept = coef[:, :-1], coef[:, -1]
+    if len(coef) > 1:
+        # The penalty makes the optimum's rows sum to zero; where it leaves a shift common
+        # to all classes free (intercepts, C=inf) this picks the representative.
+        coef = coef - coef.mean(axis=0)
+        intercept = intercept - intercept.mean()
+    dtype = objective.dtype
+    return np.ascontiguousarray(coef, dtype), np.ascontiguousarray(intercept, dtype)
+
+
 @contextlib.contextmanager
-def _unchanged_on_failure(estimator: BaseEstimator) -> Iterator[None]:
+def explained_overflow(dtype: np.dtype[Any]) -> Iterator[None]:
+    """Say what to do about an objective that overflows at the start."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise ValueError(
+            f"The fit cannot start: {error}. X contains values too large for "
+            f"{dtype}; scale X, for example with sklearn.preprocessing.StandardScaler."
+        ) from error
+
+
+@contextlib.contextmanager
+def unchanged_on_failure(estimator: BaseEstimator) -> Iterator[None]:
     """Put an estimator's attributes back if the block raises, or is interrupted."""
     before = dict(vars(estimator))
     try:
@@ -394,7 +429,7 @@ def _unchanged_on_failure(estimator: BaseEstimator) -> Iterator[None]:
         raise
 
 
-def _print_progress(state: IterationState) -> None:
+def print_progress(state: IterationState) -> None:
     print(  # noqa: T201 (verbose asks for it)
         f"fastsoftmax: iteration {state.iteration:4d}  passes {state.n_passes:5d}  objective "
         f"{state.objective:.10f}  max |gradient| {state.gradient_norm:.2e}  step size "

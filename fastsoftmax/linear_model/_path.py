@@ -1,0 +1,66 @@
+"""Fits at many strengths of the penalty, of all rows and of those of folds, each near the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsoftmax._solvers import SolverResult
+from fastsoftmax.linear_model._solve import intercept_only
+from fastsoftmax.objective import SoftmaxObjective
+
+Vector = NDArray[np.float64]
+
+
+class Fit(NamedTuple):
+    """One fit of a path: at which place, of which part, and what came of it.
+
+    Part 0 is all rows, the others are folds.
+    """
+
+    place: int
+    part: int
+    objective: SoftmaxObjective
+    result: SolverResult
+    solver: str
+
+
+def fit_path(
+    objective_of: Callable[[int, int], SoftmaxObjective],
+    n_parts: int,
+    places: Sequence[int],
+    solve: Callable[[SoftmaxObjective, Vector], tuple[SolverResult, str]],
+) -> Iterator[Fit]:
+    """Yield the fits of all rows and of the folds at each place of a path.
+
+    At each place all rows come first, from their optimum at the place before; then each fold,
+    from there plus what lay between the two at the place before.
+
+    Parameters
+    ----------
+    objective_of : callable
+        ``objective_of(place, part)``; part 0 is all rows, the others are folds.
+    n_parts : int
+    places : sequence of int
+        From the strongest penalty to the weakest.
+    solve : callable
+        ``solve(objective, start)`` returns a result and the solver's name.
+    """
+    apart: list[Vector | float] = [0.0] * n_parts
+    whole: Vector | float = 0.0
+    for place in places:
+        for part in range(n_parts):
+            objective = objective_of(place, part)
+            if place == places[0] and part == 0:
+                start = intercept_only(objective)
+            else:
+                start = np.reshape(whole + apart[part], objective.shape)
+            result, solver = solve(objective, start)
+            if part == 0:
+                whole = result.params
+            else:
+                apart[part] = result.params - whole
+            yield Fit(place, part, objective, result, solver)
