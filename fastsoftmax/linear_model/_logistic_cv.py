@@ -249,7 +249,7 @@ class LogisticRegressionCV(LogisticRegression):
         self, X: Any, y: Any, sample_weight: ArrayLike | None, params: dict[str, Any]
     ) -> None:
         _raise_for_params(params, self, "fit")
-        l1_ratios, are_given = self._checked_ratios()
+        l1_ratios, are_given = self._checked_ratios(self._settled("l1_ratios"))
         scoring, is_legacy = self._settled("scoring"), self._settled("use_legacy_attributes")
         Cs = _checked_strengths(self.Cs)
         X, y, classes, labels = self._check_rows(X, y)
@@ -304,7 +304,8 @@ class LogisticRegressionCV(LogisticRegression):
         }
         if is_legacy:
             found |= _legacy_layout(found, are_given, self.refit)
-        vars(self).update(found)
+        for name, value in found.items():
+            setattr(self, name, value)
 
     def _fits(
         self, parts: list[tuple[Design, Weights]], Cs: NDArray[Any], l1_ratios: NDArray[Any]
@@ -357,9 +358,8 @@ class LogisticRegressionCV(LogisticRegression):
         )
         return now
 
-    def _checked_ratios(self) -> tuple[NDArray[np.float64], bool]:
+    def _checked_ratios(self, l1_ratios: Any) -> tuple[NDArray[np.float64], bool]:
         """Return the shares of the L1 norm, and whether they were given."""
-        l1_ratios: Any = self._settled("l1_ratios")
         is_old = self.penalty != "deprecated"
         if is_old:
             warnings.warn(
