@@ -7,6 +7,7 @@ from fastsoftmax._solvers.preconditioner import (
     CentredPreconditioner,
     DiagonalPreconditioner,
     KroneckerPreconditioner,
+    NearbyPreconditioner,
     Preconditioner,
     SumZeroPreconditioner,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "DiagonalPreconditioner",
     "IterationState",
     "KroneckerPreconditioner",
+    "NearbyPreconditioner",
     "Preconditioner",
     "SolverResult",
     "Status",

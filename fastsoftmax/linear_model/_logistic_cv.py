@@ -36,7 +36,7 @@ from fastsoftmax.linear_model._logistic import (
     unchanged_on_failure,
 )
 from fastsoftmax.linear_model._path import Fit, fit_path
-from fastsoftmax.linear_model._solve import solve
+from fastsoftmax.linear_model._solve import Neighbour, solve
 from fastsoftmax.objective import SoftmaxObjective
 
 #: What scikit-learn 1.9 announces, by the parameter whose default will change: until then and from
@@ -313,7 +313,7 @@ class LogisticRegressionCV(LogisticRegression):
         """Return the fits of all rows, at index 0, and of the folds: (parts, ratios, Cs)."""
 
         def solve_from(
-            objective: SoftmaxObjective, start: NDArray[np.float64]
+            objective: SoftmaxObjective, start: NDArray[np.float64], near: Neighbour | None
         ) -> tuple[SolverResult, str]:
             return solve(
                 objective,
@@ -322,6 +322,7 @@ class LogisticRegressionCV(LogisticRegression):
                 tol=self.tol,
                 max_iter=self.max_iter,
                 on_iteration=print_progress if self.verbose > 1 else None,
+                near=near,
             )
 
         fits = np.empty((len(parts), len(l1_ratios), len(Cs)), object)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._solvers import SolverResult
-from fastsoftmax.linear_model._solve import intercept_only
+from fastsoftmax.linear_model._solve import Neighbour, intercept_only
 from fastsoftmax.objective import SoftmaxObjective
 
 Vector = NDArray[np.float64]
@@ -32,12 +32,13 @@ def fit_path(
     objective_of: Callable[[int, int], SoftmaxObjective],
     n_parts: int,
     places: Sequence[int],
-    solve: Callable[[SoftmaxObjective, Vector], tuple[SolverResult, str]],
+    solve: Callable[[SoftmaxObjective, Vector, Neighbour | None], tuple[SolverResult, str]],
 ) -> Iterator[Fit]:
     """Yield the fits of all rows and of the folds at each place of a path.
 
     At each place all rows come first, from their optimum at the place before; then each fold,
-    from there plus what lay between the two at the place before.
+    from there plus what lay between the two at the place before. The curvature at the optimum of
+    all rows serves the folds, and all rows at the next place: it is built once for each place.
 
     Parameters
     ----------
@@ -47,20 +48,22 @@ def fit_path(
     places : sequence of int
         From the strongest penalty to the weakest.
     solve : callable
-        ``solve(objective, start)`` returns a result and the solver's name.
+        ``solve(objective, start, near)`` returns a result and the solver's name.
     """
     apart: list[Vector | float] = [0.0] * n_parts
     whole: Vector | float = 0.0
+    near = None
     for place in places:
         for part in range(n_parts):
             objective = objective_of(place, part)
-            if place == places[0] and part == 0:
+            if near is None:
                 start = intercept_only(objective)
             else:
                 start = np.reshape(whole + apart[part], objective.shape)
-            result, solver = solve(objective, start)
+            result, solver = solve(objective, start, near)
             if part == 0:
                 whole = result.params
+                near = Neighbour(objective, result.params)
             else:
                 apart[part] = result.params - whole
             yield Fit(place, part, objective, result, solver)
