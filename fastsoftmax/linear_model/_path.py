@@ -14,6 +14,10 @@ from fastsoftmax.objective import SoftmaxObjective
 
 Vector = NDArray[np.float64]
 
+#: A fit of all rows, started from the one before, that takes more is hard, and those of the folds
+#: will be.
+_EASY_PASSES = 15
+
 
 class Fit(NamedTuple):
     """One fit of a path: at which place, of which part, and what came of it.
@@ -63,7 +67,7 @@ def fit_path(
             result, solver = solve(objective, start, near)
             if part == 0:
                 whole = result.params
-                near = Neighbour(objective, result.params)
+                near = Neighbour(objective, result.params, result.n_passes > _EASY_PASSES)
             else:
                 apart[part] = result.params - whole
             yield Fit(place, part, objective, result, solver)
