@@ -359,6 +359,27 @@ def test_test_rows_are_not_copied(data, monkeypatch):
     assert_same_bits(whole, blocks)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", ["accuracy", "neg_log_loss"])
+def test_common_scores_are_those_of_the_scorer(data, dtype, weighted, name):
+    X, y = data
+    X, y = X.astype(dtype), np.array(["x", "y", "z"])[y]
+    weights = np.random.default_rng(0).integers(0, 3, len(y)) if weighted else None
+    scorer, labels = get_scorer(name), np.unique(y)
+
+    def slow(estimator, X, y, sample_weight=None):
+        if name == "accuracy":
+            return scorer(estimator, X, y, sample_weight=sample_weight)
+        p = estimator.predict_proba(X)
+        return -log_loss(y, p, labels=labels, sample_weight=sample_weight)
+
+    params = {**PLAIN, "Cs": [*CS, 1e6], "cv": 3}
+    a = LogisticRegressionCV(**{**params, "scoring": name}).fit(X, y, weights)
+    b = LogisticRegressionCV(**{**params, "scoring": slow}).fit(X, y, weights)
+    np.testing.assert_allclose(a.scores_, b.scores_, rtol=1e-12 if dtype == np.float64 else 1e-5)
+
+
 def test_scorer_with_settings_of_its_own(data):
     X, y = data
     # scikit-learn's own class fails here for two classes: pos_label is set twice.
