@@ -430,6 +430,7 @@ def unchanged_on_failure(estimator: BaseEstimator) -> Iterator[None]:
 
 
 def print_progress(state: IterationState) -> None:
+    """Print a line about an iteration."""
     print(  # noqa: T201 (verbose asks for it)
         f"fastsoftmax: iteration {state.iteration:4d}  passes {state.n_passes:5d}  objective "
         f"{state.objective:.10f}  max |gradient| {state.gradient_norm:.2e}  step size "

@@ -269,7 +269,7 @@ class LogisticRegressionCV(LogisticRegression):
         targets = Targets(labels, np.empty((0, 0), X.dtype), len(classes))
         fits = self._fits([(make_design(X, targets, w), w) for w in parts], Cs, l1_ratios)
         _warn_of_failures(fits, Cs)
-        whole, n_iter = fits[0], np.vectorize(lambda fit: fit.result.n_iterations)(fits)
+        n_iter = [fit.result.n_iterations for fit in fits[1:].flat]
         paths = np.array([[[_dofs(fit) for fit in row] for row in part] for part in fits[1:]])
         scores = np.empty(paths.shape[:3])
         for i, (_, test) in enumerate(folds):
@@ -285,7 +285,7 @@ class LogisticRegressionCV(LogisticRegression):
         best = [int(by_pair.sum(axis=0).argmax())] if self.refit else by_pair.argmax(axis=1)
         c, r = np.divmod(best, len(l1_ratios))
         if self.refit:
-            self._store(*whole[r[0], c[0]][-3:])
+            self._store(*fits[0, r[0], c[0]][-3:])
         else:
             mean = paths[np.arange(len(folds)), r, c].mean(axis=0)
             self.coef_, self.intercept_ = _model(mean, self.fit_intercept)
@@ -298,7 +298,7 @@ class LogisticRegressionCV(LogisticRegression):
             "l1_ratio_": float(l1_ratios[r].mean()),
             "coefs_paths_": paths,
             "scores_": scores,
-            "n_iter_": n_iter[1:].astype(np.int32),
+            "n_iter_": np.array(n_iter, dtype=np.int32).reshape(scores.shape),
             "converged_": all(fit.result.converged for fit in fits.flat),
             "n_passes_": sum(fit.result.n_passes for fit in fits.flat),
         }

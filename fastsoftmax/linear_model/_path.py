@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._solvers import SolverResult
+from fastsoftmax.linear_model._rotated import is_wide
+from fastsoftmax.linear_model._small import is_small
 from fastsoftmax.linear_model._solve import Neighbour, intercept_only
 from fastsoftmax.objective import SoftmaxObjective
 
@@ -60,7 +62,8 @@ def fit_path(
     for place in places:
         for part in range(n_parts):
             objective = objective_of(place, part)
-            if near is None:
+            if near is None or (is_wide(objective) and not is_small(objective)):
+                # Wide data are rotated, which only a start without coefficients allows.
                 start = intercept_only(objective)
             else:
                 start = np.reshape(whole + apart[part], objective.shape)
