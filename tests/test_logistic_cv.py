@@ -510,6 +510,30 @@ def test_attributes_of_the_refit(data, fitted):
     assert fitted.n_passes_ > fitted.n_iter_.sum()
 
 
+def test_nothing_of_an_earlier_refit_stays(data, fitted):
+    X, y = data
+    again = pickle.loads(pickle.dumps(fitted)).set_params(refit=False).fit(X, y)
+    assert _attributes(again).keys() == _attributes(clone(again).fit(X, y)).keys()
+    assert not hasattr(again, "objective_")
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky", "newton-cg"])
+def test_all_solvers_agree(data, fitted, solver):
+    X, y = data
+    other = ours(Cs=CS, solver=solver).fit(X, y)
+    np.testing.assert_allclose(other.scores_, fitted.scores_, atol=1e-5)
+    assert other.solver_.startswith(solver)
+
+
+def test_wide_data_are_rotated_at_each_strength():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, 300)
+    X = rng.normal(size=(300, 3000)) + rng.normal(size=(4, 3000))[y] * 0.1
+    a, b = ours(Cs=CS, cv=2).fit(X, y), theirs(Cs=CS, cv=2, solver="lbfgs", max_iter=1000).fit(X, y)
+    assert "rotated" in a.solver_
+    np.testing.assert_allclose(a.scores_, b.scores_, atol=1e-5)
+
+
 def test_verbose_prints_a_line_per_fit(data, capsys):
     ours(Cs=[1.0, 0.1], cv=2).fit(*data)
     assert capsys.readouterr().out == ""

@@ -39,6 +39,8 @@ from fastsoftmax.linear_model._path import Fit, fit_path
 from fastsoftmax.linear_model._solve import Neighbour, solve
 from fastsoftmax.objective import SoftmaxObjective
 
+_OF_REFIT = ("solver_", "objective_", "gradient_norm_", "status_")
+
 #: What scikit-learn 1.9 announces, by the parameter whose default will change: until then and from
 #: then on, and the version.
 _CHANGES: dict[str, tuple[Any, Any, str]] = {
@@ -287,9 +289,10 @@ class LogisticRegressionCV(LogisticRegression):
         if self.refit:
             self._store(*fits[0, r[0], c[0]][-3:])
         else:
+            for stale in _OF_REFIT:  # of an earlier fit
+                vars(self).pop(stale, None)
             mean = paths[np.arange(len(folds)), r, c].mean(axis=0)
             self.coef_, self.intercept_ = _model(mean, self.fit_intercept)
-        self.classes_ = classes
         found: dict[str, Any] = {
             "classes_": classes,
             "Cs_": Cs,
@@ -327,10 +330,10 @@ class LogisticRegressionCV(LogisticRegression):
 
         fits = np.empty((len(parts), len(l1_ratios), len(Cs)), object)
         with thread_limit(resolve_n_jobs(self.n_jobs)), explained_overflow(parts[0][0].dtype):
-            for r, l1_ratio in enumerate(l1_ratios):
+            for r, l1_ratio in enumerate(l1_ratios.tolist()):
 
                 def objective_of(c: int, part: int, ratio: float = l1_ratio) -> SoftmaxObjective:
-                    return penalised(*parts[part], Cs[c], ratio, self.fit_intercept)
+                    return penalised(*parts[part], float(Cs[c]), ratio, self.fit_intercept)
 
                 weaker_and_weaker = np.argsort(Cs, kind="stable").tolist()
                 path = fit_path(objective_of, len(parts), weaker_and_weaker, solve_from)

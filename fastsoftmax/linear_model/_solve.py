@@ -176,7 +176,7 @@ def solve(
     tol, max_iter, on_iteration
         See `fastsoftmax._solvers.Stopping`.
     near : Neighbour, default=None
-        Where the start is close to. Its curvature is the first one of ``solver='auto'``.
+        What the start is close to. Its curvature is the first one of ``'auto'`` and ``'lbfgs'``.
 
     Returns
     -------
@@ -209,7 +209,7 @@ def solve(
     }
     x = start.ravel()
     if solver != "auto":
-        return _iterate(objective, solver, x, stopping)
+        return _iterate(objective, solver, x, stopping, near if solver == "lbfgs" else None)
     # Small data first: then a row of weight 2 is treated like the row twice, also in wide data.
     if is_small(objective) and stopping["recedes"] is None:
         early, goes_on = SmallFit(objective, x, _centre(objective), stopping).run()
