@@ -290,7 +290,8 @@ class LogisticRegressionCV(LogisticRegression):
             self._store(*fits[0, r[0], c[0]][-3:])
         else:
             for stale in _OF_REFIT:  # of an earlier fit
-                vars(self).pop(stale, None)
+                if hasattr(self, stale):
+                    delattr(self, stale)
             mean = paths[np.arange(len(folds)), r, c].mean(axis=0)
             self.coef_, self.intercept_ = _model(mean, self.fit_intercept)
         found: dict[str, Any] = {
