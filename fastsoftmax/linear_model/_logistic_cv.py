@@ -152,7 +152,7 @@ class LogisticRegressionCV(LogisticRegression):
     ...     l1_ratios=(0,), scoring="neg_log_loss", use_legacy_attributes=False
     ... ).fit(X, y)
     >>> round(classifier.C_, 2)
-    21.54
+    166.81
     >>> classifier.predict(X[:2])
     array([0, 0])
     """
