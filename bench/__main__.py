@@ -8,6 +8,7 @@ from pathlib import Path
 from bench import environment
 from bench.adapter import Adapter, find_libraries
 from bench.console import messages, terminal
+from bench.cv import run_cv
 from bench.growth import run_growth
 from bench.kernels import KernelPlan, run_kernels
 from bench.memory import run_memory
@@ -32,6 +33,7 @@ PROCESSES = {
     "startup": (run_startup, "imports and first fits, cold and warm"),
     "memory": (run_memory, "extra memory of a fit with 2 GB of X"),
     "small": (run_small, "fits and a grid search of small data"),
+    "cv": (run_cv, "choosing C by cross-validation, against one fit and scikit-learn's"),
     "growth": (run_growth, "our time and memory with n, d and K doubled"),
     "probe": (run_probe, "a linear probe of ImageNet's size: 10.5 GB, about an hour"),
 }

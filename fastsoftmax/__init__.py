@@ -3,13 +3,14 @@
 from fastsoftmax import functional
 from fastsoftmax._versions import show_versions
 from fastsoftmax._warmup import warmup
-from fastsoftmax.linear_model import LogisticRegression, c_min
+from fastsoftmax.linear_model import LogisticRegression, LogisticRegressionCV, c_min
 from fastsoftmax.objective import SoftmaxObjective
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "LogisticRegression",
+    "LogisticRegressionCV",
     "SoftmaxObjective",
     "__version__",
     "c_min",

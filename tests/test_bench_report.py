@@ -1,6 +1,7 @@
 """The bench: its tables, plots, goals and command line."""
 
 import dataclasses
+import json
 import math
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from bench_fakes import template
 
 from bench import reference
 from bench.__main__ import main
+from bench.cv import CVRow, cv_tables
 from bench.growth import GrowthRow, doublings
 from bench.page import write_page
 from bench.problems import load_problem
@@ -106,6 +108,8 @@ def test_page_compares_whole_fits_and_small_data(tmp_path):
 def test_small_and_growth_children_measure():
     reply = run_child(["bench.small", "iris", "fastsoftmax", "2"], "1")
     assert reply["repeats"] >= 2
+    chosen = run_child(["bench.cv", "iris", "cross-validation", "fastsoftmax"], "1")
+    assert len(json.loads(chosen["scores"])) == 10
     grown = run_child(["bench.growth", "200x5x3"], "1")
     assert grown["n_passes"] > 0
 
@@ -156,3 +160,16 @@ def test_fresh_can_discard_one_library(tmp_path):
     results.discard([])
     assert not ResultsFolder(tmp_path).rows
     assert not results.optima()
+
+
+def test_cross_validation_table_marks_a_bound():
+    ours = {"library": "fastsoftmax", "version": "1"}
+    rows = [
+        CVRow("digits", "one fit", **ours, seconds=0.5),
+        CVRow("digits", "cross-validation", **ours, seconds=5.0, n_passes=100, scores="[-0.5]"),
+        CVRow("digits", "cross-validation", "scikit-learn", "1", "cut", "longer", seconds=110.0),
+    ]
+    text = "\n".join(table.markdown() for table in cv_tables(rows))
+    assert "| digits | 0.5 | 5 | 10x | 100 | > 110 | > 22x | - | longer |" in text
+    assert "| 51 fits cost at most 15 default fits | met, 1 of 1 |" in text
+    assert "| scores within 0.001 | not measured |" in text

@@ -296,7 +296,7 @@ def test_an_interrupted_fit_leaves_no_trace(iteration, monkeypatch):
         if state.iteration == iteration:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_print_progress", interrupt)
+    monkeypatch.setattr(module, "print_progress", interrupt)
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, y)
     assert not [name for name in vars(model) if name.endswith("_")]

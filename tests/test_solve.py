@@ -47,6 +47,42 @@ def test_every_preconditioner_reaches_the_optimum(kind, solver, n_classes, stora
     assert np.abs(gradient).max() < 1e-8
 
 
+@pytest.mark.parametrize("is_hard", [False, True])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_curvature_of_a_neighbour_leads_to_the_optimum(kind, n_classes, is_hard, monkeypatch):
+    """That of all rows serves another penalty, and some of the rows."""
+    for name, value in KINDS[kind].items():
+        monkeypatch.setattr(_solve, name, value)
+    monkeypatch.setattr(_solve, "is_small", lambda objective: False)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 4)) * [1.0, 30.0, 0.1, 1.0] + 3.0
+    labels = (X[:, 0] + rng.normal(size=3000) > 3.0).astype(int)
+    labels += (n_classes == 3) * (X[:, 1] + 30.0 * rng.normal(size=3000) > 3.0)
+    targets, _ = check_targets(labels, X, n_classes, None)
+    options = {"tol": 1e-8, "max_iter": 1000}
+
+    def objective_of(l2, weights):
+        return SoftmaxObjective(X, labels, l2=l2, sample_weight=weights)
+
+    whole = objective_of(1e-2, None)
+    optimum, _ = _solve.solve(whole, _solve.intercept_only(whole), **options)
+    near = _solve.Neighbour(whole, optimum.params, is_hard)
+    made = []
+    for l2, weights in [(1e-2, np.arange(3000) >= 600), (1.1e-2, None), (1e-4, None)]:
+        objective = objective_of(l2, weights)
+        result, name = _solve.solve(objective, optimum.params, near=near, **options)
+        assert name == f"lbfgs ({kind})"
+        assert result.converged
+        oracle = reference.LinearModel(X, np.eye(n_classes)[targets.labels], weights, l2)
+        gradient = oracle.gradient(result.params.reshape(objective.shape))
+        assert np.abs(gradient).max() < 1e-8
+        made.append(near.preconditioner(objective.l2[:5]))
+    # Strengths that are nearly the same share a factor.
+    assert made[0] is made[1]
+    assert made[1] is not made[2]
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [

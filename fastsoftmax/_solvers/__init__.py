@@ -7,6 +7,7 @@ from fastsoftmax._solvers.preconditioner import (
     CentredPreconditioner,
     DiagonalPreconditioner,
     KroneckerPreconditioner,
+    NearbyPreconditioner,
     Preconditioner,
     SumZeroPreconditioner,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "DiagonalPreconditioner",
     "IterationState",
     "KroneckerPreconditioner",
+    "NearbyPreconditioner",
     "Preconditioner",
     "SeparablePenalty",
     "SolverResult",

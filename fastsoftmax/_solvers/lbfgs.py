@@ -9,7 +9,7 @@ from typing import Unpack
 import numpy as np
 
 from fastsoftmax._solvers.line_search import Point, search_from
-from fastsoftmax._solvers.preconditioner import LaggedPreconditioner, Preconditioner
+from fastsoftmax._solvers.preconditioner import DAMPING, LaggedPreconditioner, Preconditioner
 from fastsoftmax._solvers.progress import Progress, Stopping
 from fastsoftmax._solvers.result import SolverResult
 from fastsoftmax._solvers.vectors import Vector, dot
@@ -64,6 +64,7 @@ def minimize_lbfgs(
     build_cost: float = 0.0,
     *,
     memory: int = 10,
+    damping: float = DAMPING,
     **stopping: Unpack[Stopping],
 ) -> SolverResult:
     """Minimise a smooth function.
@@ -83,8 +84,11 @@ def minimize_lbfgs(
         and the memory emptied, unless ...
     build_cost : float
         ... so many more iterations seem to be enough: what building takes, in evaluations.
-    memory : int
+    memory : int, default=10
         Pairs kept.
+    damping : float, default=1e-2
+        See `LaggedPreconditioner`. Along directions in which the function is nearly flat it makes
+        short steps.
     **stopping
         See `Stopping`. Where the preconditioner is not the inverse Hessian at the latest iterate,
         the estimated distance counts tenfold (`_CAUTION`).
@@ -106,7 +110,7 @@ def minimize_lbfgs(
     x = np.array(start, dtype=np.float64)
     f, g = progress.start(value_and_gradient, x)
     pairs = _Memory(memory)
-    preconditioner = LaggedPreconditioner(make_preconditioner, lags, build_cost, x)
+    preconditioner = LaggedPreconditioner(make_preconditioner, lags, build_cost, x, damping)
     fresh = True  # whether the preconditioner was built at x
     scale = 1.0 if make_preconditioner else 1.0 / max(float(np.sqrt(dot(g, g))), 1.0)
 

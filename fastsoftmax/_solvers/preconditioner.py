@@ -40,7 +40,7 @@ class Preconditioner(ABC):
 #: Eigenvalues whose ratio is at most this share a factor.
 _ALIKE = 1.2
 #: Damping of the second preconditioner, but for what the first one's step tells.
-_DAMPING = 1e-2
+DAMPING = 1e-2
 #: Step sizes between which an exact one is as it should be.
 _LEAST_FITTING, _MOST_FITTING = 0.1, 5.0
 
@@ -62,6 +62,8 @@ class LaggedPreconditioner:
         Of `make`, in iterations.
     params : ndarray of shape (n,)
         Where the first one is built.
+    damping : float, default=1e-2
+        Of the second one, but for what the first one's step tells.
     """
 
     def __init__(
@@ -70,11 +72,12 @@ class LaggedPreconditioner:
         lags: Iterable[int],
         cost: float,
         params: Vector,
+        damping: float = DAMPING,
     ) -> None:
         self._make, self._lags, self._cost = make, iter(lags), cost
         self._damping = 0.0  # the first one is taken as it is: the start may be the optimum
         self.build(params)
-        self._damping = _DAMPING
+        self._damping = damping
 
     def build(self, params: Vector) -> None:
         """Build it anew."""
@@ -341,6 +344,25 @@ class CentredPreconditioner(Preconditioner):
         step = self._centred.apply(g.ravel()).reshape(g.shape)
         step[:, -1] -= np.einsum("kj,j->k", step[:, :-1], self._centre)
         return step.ravel()
+
+
+class NearbyPreconditioner(Preconditioner):
+    """A preconditioner built elsewhere, whatever it is there.
+
+    Parameters
+    ----------
+    elsewhere : Preconditioner
+    """
+
+    is_exact = False
+
+    def __init__(self, elsewhere: Preconditioner) -> None:
+        self.keeps_scale = elsewhere.keeps_scale
+        self._elsewhere = elsewhere
+
+    def apply(self, gradient: Vector) -> Vector:
+        """Return the step."""
+        return self._elsewhere.apply(gradient)
 
 
 class DiagonalPreconditioner(Preconditioner):

@@ -2,5 +2,6 @@
 
 from fastsoftmax.linear_model._c_min import c_min
 from fastsoftmax.linear_model._logistic import LogisticRegression
+from fastsoftmax.linear_model._logistic_cv import LogisticRegressionCV
 
-__all__ = ["LogisticRegression", "c_min"]
+__all__ = ["LogisticRegression", "LogisticRegressionCV", "c_min"]

@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastsoftmax._designs import Response, predict
-from fastsoftmax._solvers import IterationState, Status
+from fastsoftmax._solvers import IterationState, SolverResult, Status
 from fastsoftmax._threads import resolve_n_jobs, thread_limit
 from fastsoftmax._validation import (
     FLOATS,
@@ -294,7 +294,7 @@ class LogisticRegression(
             If an argument is not as described, or X is so large that the objective overflows.
         """
         task = FitTask(self, X, y, sample_weight)  # what it leaves is for scikit-learn to undo
-        with _unchanged_on_failure(self):
+        with unchanged_on_failure(self):
             self._fit(X, y, sample_weight, offset, task)
         return self
 
@@ -318,25 +318,18 @@ class LogisticRegression(
             coef, intercept = problem.coefficients(params)
             return {"classes_": problem.classes, "coef_": coef, "intercept_": intercept}
 
-        on_iteration = task.begin(model_at, _print_progress if self.verbose > 0 else None)
-        with thread_limit(n_threads):
-            try:
-                result, solver = solve(
-                    problem.objective,
-                    self._start(problem),
-                    solver=settings.algorithm,
-                    tol=self.tol,
-                    max_iter=self.max_iter,
-                    on_iteration=on_iteration,
-                    penalty=problem.penalty,
-                )
-            except FloatingPointError as error:
-                culprit = "X contains" if offset is None else "X or offset contains"
-                raise ValueError(
-                    f"The fit cannot start: {error}. {culprit} values too large for "
-                    f"{problem.objective.dtype}; scale X, for example with "
-                    "sklearn.preprocessing.StandardScaler."
-                ) from error
+        on_iteration = task.begin(model_at, print_progress if self.verbose > 0 else None)
+        culprit = "X contains" if offset is None else "X or offset contains"
+        with thread_limit(n_threads), explained_overflow(problem.objective.dtype, culprit):
+            result, solver = solve(
+                problem.objective,
+                self._start(problem),
+                solver=settings.algorithm,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                on_iteration=on_iteration,
+                penalty=problem.penalty,
+            )
         if self.verbose > 0:
             print(f"fastsoftmax: {solver}. {result.message}")  # noqa: T201 (verbose asks for it)
         if not result.converged and result.status is not Status.STOPPED:  # a callback's wish
@@ -344,6 +337,11 @@ class LogisticRegression(
             warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
         self.classes_ = problem.classes
+        self._store(problem, result, solver)
+        task.end()
+
+    def _store(self, problem: Problem, result: SolverResult, solver: str) -> None:
+        """Set what a fit found."""
         self.coef_, self.intercept_ = problem.coefficients(result.params)
         self.n_iter_ = np.array([result.n_iterations], dtype=np.int32)
         self.solver_ = solver
@@ -352,7 +350,6 @@ class LogisticRegression(
         self.converged_ = result.converged
         self.status_ = result.message
         self.n_passes_ = result.n_passes
-        task.end()
 
     def _settings(self) -> Settings:
         return resolve(
@@ -656,7 +653,19 @@ class LogisticRegression(
 
 
 @contextlib.contextmanager
-def _unchanged_on_failure(estimator: BaseEstimator) -> Iterator[None]:
+def explained_overflow(dtype: np.dtype[Any], culprit: str = "X contains") -> Iterator[None]:
+    """Say what to do about an objective that overflows at the start."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise ValueError(
+            f"The fit cannot start: {error}. {culprit} values too large for "
+            f"{dtype}; scale X, for example with sklearn.preprocessing.StandardScaler."
+        ) from error
+
+
+@contextlib.contextmanager
+def unchanged_on_failure(estimator: BaseEstimator) -> Iterator[None]:
     """Put an estimator's attributes back if the block raises, or is interrupted."""
     before = dict(vars(estimator))
     try:
@@ -667,7 +676,8 @@ def _unchanged_on_failure(estimator: BaseEstimator) -> Iterator[None]:
         raise
 
 
-def _print_progress(state: IterationState) -> None:
+def print_progress(state: IterationState) -> None:
+    """Print a line about an iteration."""
     print(  # noqa: T201 (verbose asks for it)
         f"fastsoftmax: iteration {state.iteration:4d}  passes {state.n_passes:5d}  objective "
         f"{state.objective:.10f}  max |gradient| {state.gradient_norm:.2e}  step size "

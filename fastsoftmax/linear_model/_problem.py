@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.utils.validation import validate_data
 
-from fastsoftmax._designs import make_design
+from fastsoftmax._designs import Design, make_design
 from fastsoftmax._solvers import SeparablePenalty
 from fastsoftmax._validation import (
     FLOATS,
@@ -27,7 +27,7 @@ from fastsoftmax._validation import (
     refuse_missing_labels,
     shape_of,
 )
-from fastsoftmax.linear_model._parameters import Settings, check_n_classes
+from fastsoftmax.linear_model._parameters import check_n_classes
 from fastsoftmax.objective import SoftmaxObjective
 
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ def make_problem(
     ValueError
         If they do not fit together.
     """
-    check_sparse_indices(X)
     if are_soft(y):
         X, targets, weights, classes = _soft_targets(
             estimator, X, y, sample_weight, reset=reset, dtype=dtype
@@ -106,18 +105,76 @@ def make_problem(
     n_rows = 1 if len(classes) == 2 else len(classes)
     if offset is not None:
         offset = check_offset(offset, X, n_rows)
-    strength = weights.penalty_strength(settings.C)
-    factors = _penalty_weights(estimator.penalty_weights, X.shape[1])
-    l2, l1_of_features = _strengths(settings, strength, factors)
-    objective = SoftmaxObjective.from_design(
+    return penalised(
         make_design(X, _smoothed(targets, estimator.label_smoothing, X.dtype), weights, offset),
-        l2=l2,
-        fit_intercept=estimator.fit_intercept,
+        *(weights, classes, settings.C, settings.l1_ratio, estimator.fit_intercept),
+        factors=_penalty_weights(estimator.penalty_weights, X.shape[1]),
+        bounds=_bounds(estimator, (n_rows, X.shape[1])),
     )
+
+
+def penalised(
+    design: Design,
+    weights: Weights,
+    classes: NDArray[Any],
+    C: float,
+    l1_ratio: float,
+    fit_intercept: bool,
+    *,
+    factors: NDArray[np.float64] | None = None,
+    bounds: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+) -> Problem:
+    """Return what a penalty of strength 1 / C makes of the rows of a design.
+
+    Parameters
+    ----------
+    design : Design
+    weights : Weights
+        Those of the design.
+    classes : ndarray of shape (n_classes,)
+    C, l1_ratio, fit_intercept
+        See `LogisticRegression`.
+    factors : ndarray of shape (n_features,), default=None
+        Of the penalty of each feature; None is 1.
+    bounds : tuple of ndarray of shape (n_rows, n_features), default=None
+        Lower and upper ones of the coefficients.
+
+    Raises
+    ------
+    ValueError
+        If the penalty overflows.
+    """
+    strengths = np.ones(design.n_features) if factors is None else factors
+    with np.errstate(over="ignore"):
+        strengths = weights.penalty_strength(C) * strengths
+    if not np.all(np.isfinite(strengths)):
+        largest = 1.0 if factors is None else factors.max()
+        raise ValueError(
+            f"The penalty, penalty_weights / (C * sum(sample_weight)), overflows: C={C!r} and the "
+            f"largest of penalty_weights is {largest}. Increase C, or divide "
+            "penalty_weights."
+        )
+    objective = SoftmaxObjective.from_design(
+        design, l2=(1.0 - l1_ratio) * strengths, fit_intercept=fit_intercept
+    )
+    d = objective.n_features
     l1 = np.zeros(objective.shape)
-    l1[:, : objective.n_features] = l1_of_features
-    lower, upper = _bounds(estimator, objective)
-    return Problem(objective, SeparablePenalty(l1.ravel(), lower, upper), classes)
+    l1[:, :d] = l1_ratio * strengths
+    lower, upper = np.full(objective.shape, -np.inf), np.full(objective.shape, np.inf)
+    if bounds is not None:
+        lower[:, :d], upper[:, :d] = bounds
+    penalty = SeparablePenalty(l1.ravel(), lower.ravel(), upper.ravel())
+    return Problem(objective, penalty, classes)
+
+
+def check_rows(
+    estimator: LogisticRegression, X: Any, y: Any, *, reset: bool = True, dtype: Any = FLOATS
+) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[np.int32]]:
+    """Return valid X and labels y, the classes, and each row's index into them."""
+    check_sparse_indices(X)
+    refuse_missing_labels(y)
+    X, y = validate_data(estimator, X, y, accept_sparse="csr", order="C", dtype=dtype, reset=reset)
+    return X, y, *encode_labels(y)
 
 
 def are_soft(y: Any) -> bool:
@@ -151,9 +208,7 @@ def are_soft(y: Any) -> bool:
 def _labels(
     estimator: LogisticRegression, X: Any, y: Any, sample_weight: ArrayLike | None, **options: Any
 ) -> tuple[Any, Targets, Weights, NDArray[Any]]:
-    refuse_missing_labels(y)
-    X, y = validate_data(estimator, X, y, accept_sparse="csr", order="C", **options)
-    classes, labels = encode_labels(y)
+    X, y, classes, labels = check_rows(estimator, X, y, **options)
     sample_weight = apply_class_weight(estimator.class_weight, classes, labels, y, sample_weight, X)
     targets = Targets(labels, np.empty((0, 0), X.dtype), len(classes))
     return X, targets, check_weights(sample_weight, X), classes
@@ -162,6 +217,7 @@ def _labels(
 def _soft_targets(
     estimator: LogisticRegression, X: Any, Y: Any, sample_weight: ArrayLike | None, **options: Any
 ) -> tuple[Any, Targets, Weights, NDArray[Any]]:
+    check_sparse_indices(X)
     X = validate_data(estimator, X, accept_sparse="csr", order="C", **options)
     classes, masses = column_names(Y), check_masses(Y)
     if estimator.class_weight is not None:
@@ -232,19 +288,6 @@ def _penalty_weights(weights: ArrayLike | None, n_features: int) -> NDArray[np.f
     return factors
 
 
-def _strengths(settings: Settings, strength: float, factors: NDArray[np.float64]) -> Any:
-    """Return the strengths of the squares and of the absolute values, per feature."""
-    with np.errstate(over="ignore"):
-        strengths = strength * factors
-    if not np.all(np.isfinite(strengths)):
-        raise ValueError(
-            f"The penalty, penalty_weights / (C * sum(sample_weight)), overflows: C={settings.C!r} "
-            f"and the largest of penalty_weights is {factors.max()}. Increase C, or divide "
-            "penalty_weights."
-        )
-    return (1.0 - settings.l1_ratio) * strengths, settings.l1_ratio * strengths
-
-
 def _real(values: Any) -> NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind == "c":
@@ -253,11 +296,10 @@ def _real(values: Any) -> NDArray[Any]:
 
 
 def _bounds(
-    estimator: LogisticRegression, objective: SoftmaxObjective
+    estimator: LogisticRegression, shape: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return lower and upper bounds of all parameters; the intercepts have none."""
-    n_rows, d = objective.n_rows, objective.n_features
-    lower, upper = np.full(objective.shape, -np.inf), np.full(objective.shape, np.inf)
+    """Return lower and upper bounds of the coefficients."""
+    lower, upper = np.full(shape, -np.inf), np.full(shape, np.inf)
     if estimator.bounds is not None:
         if len(estimator.bounds) != 2:
             raise ValueError(
@@ -266,14 +308,14 @@ def _bounds(
             )
         for side, bound in zip((lower, upper), estimator.bounds, strict=True):
             try:
-                side[:, :d] = np.asarray(_real(bound), dtype=np.float64)
+                side[:] = np.asarray(_real(bound), dtype=np.float64)
             except (TypeError, ValueError) as error:
                 raise ValueError(
                     f"bounds must hold numbers, or arrays that broadcast to the shape of coef_, "
-                    f"({n_rows}, {d}): {error}."
+                    f"{shape}: {error}."
                 ) from None
     if estimator.positive:
-        lower[:, :d] = np.maximum(lower[:, :d], 0.0)
+        lower = np.maximum(lower, 0.0)
     possible = (lower <= upper) & (lower < np.inf) & (upper > -np.inf)
     if not possible.all():
         k, j = np.argwhere(~possible)[0]
@@ -283,4 +325,4 @@ def _bounds(
             f"{also}. No lower bound may be above its upper bound; -np.inf and np.inf, not NaN or "
             "None, stand for no bound."
         )
-    return lower.ravel(), upper.ravel()
+    return lower, upper

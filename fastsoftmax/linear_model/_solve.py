@@ -6,7 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from fastsoftmax._solvers import (
     DiagonalPreconditioner,
     IterationState,
     KroneckerPreconditioner,
+    NearbyPreconditioner,
     Preconditioner,
     SeparablePenalty,
     SolverResult,
@@ -61,6 +62,14 @@ _MILD = 3.0
 #: beyond, all share their mean.
 _MOST_ROTATED = 64
 
+#: Penalties that differ by so little, relatively, share a factor: those of folds of all rows.
+_LIKE_STRENGTHS = 0.3
+#: Near an optimum full Hessians are refreshed sooner, and more pairs are kept.
+_NEAR_LAG, _NEAR_MEMORY = 2, 20
+#: Where fits are hard, Gram matrices of so many times as many rows need hardly be refreshed: mnist
+#: from C=1291 to 1e4 takes 94 passes and one build, not 756 and 44.
+_HARD_ROWS = 5
+
 #: What the diagonal of a Gram matrix of all rows is raised by, relatively.
 _RIDGE = 1e-10
 #: The same of any curvature in float32, without a penalty: there the gradient's noise along columns
@@ -88,8 +97,11 @@ class _Curvature:
     ----------
     name : str
         For people.
-    make : callable
-        Builds a preconditioner at given parameters.
+    at : callable
+        Takes the sums over rows at given parameters; returns what makes a preconditioner of them
+        for given strengths of the penalty.
+    l2 : ndarray of shape (D,)
+        Those of the objective.
     first_lag, lag : int
         Iterations until the second one, and from then on until the next one.
     cost : float
@@ -97,15 +109,52 @@ class _Curvature:
     """
 
     name: str
-    make: Callable[[Vector], Preconditioner]
+    at: Callable[[Vector], Callable[[Vector], Preconditioner]]
+    l2: Vector
     first_lag: int
     lag: int
     cost: float
+
+    def make(self, params: Vector) -> Preconditioner:
+        """Return the preconditioner at given parameters."""
+        return self.at(params)(self.l2)
 
     @property
     def lags(self) -> Iterator[int]:
         """Iterations from one build to the next."""
         return itertools.chain([self.first_lag], itertools.repeat(self.lag))
+
+
+class Neighbour:
+    """Curvature at an optimum, for fits that start near it: of other strengths, and of folds.
+
+    Built when it is first asked for. The sums over rows are kept, so that another strength takes
+    no more than a factor.
+
+    Parameters
+    ----------
+    objective : SoftmaxObjective
+    params : ndarray of shape ``objective.shape`` or its ravel
+    is_hard : bool
+        Whether fits nearby take so many iterations that better curvature pays.
+    """
+
+    def __init__(self, objective: SoftmaxObjective, params: Vector, is_hard: bool) -> None:
+        self._objective, self._params, self.is_hard = objective, params, is_hard
+        self._made: tuple[Vector, Preconditioner] | None = None
+
+    @cached_property
+    def _sums(self) -> Callable[[Vector], Preconditioner]:
+        objective = self._objective
+        curvature = _choose(objective, _centre(objective), True, self.is_hard)
+        return curvature.at(self._params.ravel())
+
+    def preconditioner(self, l2: Vector) -> Preconditioner:
+        """Return the preconditioner for penalties of given strengths, (D,), or nearly those."""
+        if self._made is None or not np.allclose(l2, self._made[0], rtol=_LIKE_STRENGTHS, atol=0.0):
+            self._made = None  # a factor may be large
+            self._made = l2, NearbyPreconditioner(self._sums(l2))
+        return self._made[1]
 
 
 def solve(
@@ -117,6 +166,7 @@ def solve(
     max_iter: int,
     on_iteration: Callable[[IterationState], bool | None] | None = None,
     penalty: SeparablePenalty | None = None,
+    near: Neighbour | None = None,
 ) -> tuple[SolverResult, str]:
     """Minimise an objective, or one plus a separable penalty.
 
@@ -130,6 +180,8 @@ def solve(
         See `fastsoftmax._solvers.Stopping`.
     penalty : SeparablePenalty, default=None
         Where it is not smooth there is one solver only, for `solver='auto'`.
+    near : Neighbour, default=None
+        What the start is close to. Its curvature is the first one of ``'auto'`` and ``'lbfgs'``.
 
     Returns
     -------
@@ -165,7 +217,7 @@ def solve(
         stopping["recedes"] = None
         return solve_composite(objective, penalty, x, _centre(objective), stopping)
     if solver != "auto":
-        return _iterate(objective, solver, x, stopping)
+        return _iterate(objective, solver, x, stopping, near if solver == "lbfgs" else None)
     # Small data first: then a row of weight 2 is treated like the row twice, also in wide data.
     if is_small(objective) and stopping["recedes"] is None:
         early, goes_on = SmallFit(objective, x, _centre(objective), stopping).run()
@@ -182,7 +234,7 @@ def solve(
         # A component of the gradient can be larger than all of the rotated one.
         goes_on = early.converged and early.gradient_norm > tol
     else:
-        return _iterate(objective, solver, x, stopping)
+        return _iterate(objective, solver, x, stopping, near)
     if not goes_on:
         return early, name
     # Rounding, overflow, a line search that failed: what follows is made for that.
@@ -222,16 +274,30 @@ def _iterate(
     solver: str,
     x: Vector,
     stopping: Stopping,
+    near: Neighbour | None = None,
 ) -> tuple[SolverResult, str]:
     """Run a solver that knows callables only."""
     function, centre = objective.value_and_gradient, _centre(objective)
     if solver == "newton-cholesky":
         curvature = replace(_full_hessian(objective, centre), first_lag=1, lag=1, cost=0.0)
     else:
-        curvature = _choose(objective, centre, with_hessian=solver != "newton-cg")
+        is_hard = near is not None and near.is_hard
+        curvature = _choose(objective, centre, solver != "newton-cg", is_hard)
     metric = curvature.make, curvature.lags, curvature.cost
     if solver == "newton-cg":
         result = minimize_newton_cg(function, objective.hessian_operator, x, *metric, **stopping)
+    elif near is not None:
+        first = iter([near.preconditioner])
+        lag = min(curvature.lag, _NEAR_LAG) if curvature.name == "full Hessian" else curvature.lag
+
+        def make(params: Vector) -> Preconditioner:
+            of_neighbour = next(first, None)
+            return curvature.make(params) if of_neighbour is None else of_neighbour(curvature.l2)
+
+        lags = itertools.repeat(lag)
+        result = minimize_lbfgs(
+            function, x, make, lags, curvature.cost, damping=0.0, memory=_NEAR_MEMORY, **stopping
+        )
     else:
         result = minimize_lbfgs(function, x, *metric, **stopping)
     name = "lbfgs" if solver == "auto" else solver
@@ -268,7 +334,9 @@ def _joined(early: SolverResult, late: SolverResult) -> SolverResult:
     )
 
 
-def _choose(objective: SoftmaxObjective, centre: Vector, with_hessian: bool) -> _Curvature:
+def _choose(
+    objective: SoftmaxObjective, centre: Vector, with_hessian: bool, is_hard: bool = False
+) -> _Curvature:
     """Return the preconditioner that suits an objective's shape."""
     design, (n_rows, D) = objective.design, objective.shape
     if (
@@ -281,8 +349,11 @@ def _choose(objective: SoftmaxObjective, centre: Vector, with_hessian: bool) -> 
         # With as few samples as columns the penalty is most of the curvature, for all classes.
         is_short = design.n_samples <= D
         for shared in (is_short or n_rows * D**2 > _CLASS_GRAM_ENTRIES, True):
-            curvature = _grams(objective, centre, max(3 * D, 1500), shared)
+            most_rows = max(3 * D, 1500)
+            curvature = _grams(objective, centre, most_rows, shared)
             if curvature.cost <= (_GRAM_COST if shared else _CLASS_GRAM_COST):
+                if is_hard:
+                    return _grams(objective, centre, _HARD_ROWS * most_rows, shared)
                 return curvature
     return _diagonal(objective, centre)
 
@@ -322,16 +393,15 @@ def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
             f"{design.n_features} features and {design.n_classes} classes; use solver='auto' or "
             "'newton-cg'."
         )
-    l2 = objective.l2[:D]
 
     @cache
     def gram() -> NDArray[np.float64]:
         return _gram(objective, centre, design.n_samples)
 
-    def make(params: Vector) -> Preconditioner:
+    def at(params: Vector) -> Callable[[Vector], Preconditioner]:
         p = _common_probabilities(objective, params)
         if p is not None and n_rows <= _MOST_ROTATED:
-            return _without_features(objective, centre, p, gram(), keeps_scale=True)
+            return _without_features(centre, p, gram(), keeps_scale=True)
         full = design.hessian(*_coefficients(objective, params), centre)
         full /= design.weight_sum
         blocks = full.reshape(n_free, extended, n_free, extended)[:, :D, :, :D]
@@ -341,12 +411,13 @@ def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
         if n_free * D <= _FULL_HESSIAN and not design.has_offset:
             uniform = np.full(n_free, 1.0 / design.n_classes)
             reference = np.kron(np.diag(uniform) - np.outer(uniform, uniform), gram())
-        return _centred(SumZeroPreconditioner(hessian, l2, n_rows, reference), centre)
+        return lambda l2: _centred(SumZeroPreconditioner(hessian, l2, n_rows, reference), centre)
 
     n_passes = design.hessian_passes(n_rows, centre)
     n_passes += 0.9 * (n_free * D) ** 3 / design.pass_work(n_rows)  # a factor, at 35 GFLOP/s
     cost = _in_iterations(objective, n_passes, 1, n_free * D)
-    return _Curvature("full Hessian", make, _HESSIAN_LAG, _HESSIAN_LAG, cost)
+    l2 = objective.l2[:D]
+    return _Curvature("full Hessian", at, l2, _HESSIAN_LAG, _HESSIAN_LAG, cost)
 
 
 def _common_probabilities(objective: SoftmaxObjective, params: Vector) -> Vector | None:
@@ -367,16 +438,11 @@ def _common_probabilities(objective: SoftmaxObjective, params: Vector) -> Vector
 
 
 def _without_features(
-    objective: SoftmaxObjective,
-    centre: Vector,
-    p: Vector,
-    gram: NDArray[np.float64],
-    keeps_scale: bool,
-) -> Preconditioner:
-    """Return nearly the inverse Hessian where all samples have the probabilities p."""
+    centre: Vector, p: Vector, gram: NDArray[np.float64], keeps_scale: bool
+) -> Callable[[Vector], Preconditioner]:
+    """Return nearly the inverse Hessian where all samples have the probabilities p, given l2."""
     by_class = np.diag(p) - np.outer(p, p)
-    kronecker = KroneckerPreconditioner(by_class, gram, objective.l2[: len(gram)], keeps_scale)
-    return _centred(kronecker, centre)
+    return lambda l2: _centred(KroneckerPreconditioner(by_class, gram, l2, keeps_scale), centre)
 
 
 def _gram(objective: SoftmaxObjective, centre: Vector, most_rows: int) -> NDArray[np.float64]:
@@ -400,10 +466,9 @@ def _noise_ridge(objective: SoftmaxObjective) -> float:
 
 def _grams(objective: SoftmaxObjective, centre: Vector, most_rows: int, shared: bool) -> _Curvature:
     design, (n_rows, D) = objective.design, objective.shape
-    l2 = objective.l2[:D]
     least: list[Vector] = []
 
-    def make(params: Vector) -> Preconditioner:
+    def at(params: Vector) -> Callable[[Vector], Preconditioner]:
         p = _common_probabilities(objective, params)
         if p is not None:
             # One matrix may have as many rows as all of them together.
@@ -412,32 +477,32 @@ def _grams(objective: SoftmaxObjective, centre: Vector, most_rows: int, shared: 
                 least.append(_LEAST_CURVATURE * np.mean(p * (1.0 - p)) * np.diag(gram))
             if n_rows > _MOST_ROTATED:
                 mean = np.mean(p * (1.0 - p)) * gram[None]
-                return _centred(BlockPreconditioner(mean, l2, n_rows), centre)
-            return _without_features(objective, centre, p, gram, keeps_scale=False)
+                return lambda l2: _centred(BlockPreconditioner(mean, l2, n_rows), centre)
+            return _without_features(centre, p, gram, keeps_scale=False)
         coef, intercept = _coefficients(objective, params)
         grams = design.class_grams(coef, intercept, most_rows, shared, centre)[:, :D, :D]
         grams /= design.weight_sum
         if not least:
             least.append(_LEAST_CURVATURE * np.einsum("kjj->j", grams) / len(grams))
         grams[:, np.arange(D), np.arange(D)] += least[0]
-        return _centred(BlockPreconditioner(grams, l2, n_rows), centre)
+        return lambda l2: _centred(BlockPreconditioner(grams, l2, n_rows), centre)
 
     name = "one Gram matrix" if shared else "a Gram matrix per class"
     n_passes = design.class_gram_passes(n_rows, most_rows, shared, centre)
     cost = _in_iterations(objective, n_passes, n_rows, D)
     first_lag = _FIRST_SHARED_LAG if shared else _FIRST_LAG
-    return _Curvature(name, make, first_lag, max(_GRAM_LAG, round(cost)), cost)
+    lag = max(_GRAM_LAG, round(cost))
+    return _Curvature(name, at, objective.l2[:D], first_lag, lag, cost)
 
 
 def _diagonal(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
     design, (n_rows, D) = objective.design, objective.shape
-    l2 = objective.l2[:D]
 
-    def make(params: Vector) -> Preconditioner:
+    def at(params: Vector) -> Callable[[Vector], Preconditioner]:
         coefficients = _coefficients(objective, params)
         # The mean over classes: a step must stay a step when a class has hardly any weight.
         diagonal = design.class_diagonals(*coefficients, centre, shared=True)[:, :D]
-        diagonal = diagonal / design.weight_sum + l2
-        return _centred(DiagonalPreconditioner(diagonal * np.ones((n_rows, 1))), centre)
+        rows = diagonal / design.weight_sum * np.ones((n_rows, 1))
+        return lambda l2: _centred(DiagonalPreconditioner(rows + l2), centre)
 
-    return _Curvature("diagonal", make, _FIRST_LAG, _GRAM_LAG, cost=2.0)
+    return _Curvature("diagonal", at, objective.l2[:D], _FIRST_LAG, _GRAM_LAG, cost=2.0)
