@@ -7,6 +7,7 @@ makes the penalty overflow are refused.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
+from sklearn import config_context, get_config
 from sklearn.utils import check_array, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
@@ -74,6 +76,16 @@ class Weights:
                 f"sample weight is {self.largest!r}. Increase C, or rescale sample_weight."
             )
         return strength
+
+
+def numpy_only() -> contextlib.AbstractContextManager[None]:
+    """Have scikit-learn convert arrays of other libraries to NumPy's, however it is configured.
+
+    Arrays on the CPU are viewed or copied; those on another device raise their library's error.
+    """
+    if get_config()["array_api_dispatch"]:
+        return config_context(array_api_dispatch=False)
+    return contextlib.nullcontext()
 
 
 def check_weights(sample_weight: ArrayLike | None, X: Any) -> Weights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from child import run_python
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassifier
@@ -229,3 +230,38 @@ def test_permutation_importance(cancer):
         for e in (ours(), theirs())
     )
     np.testing.assert_allclose(actual, desired, atol=PROBABILITY)
+
+
+FOREIGN = """
+    import numpy as np
+    import sklearn
+    from sklearn.datasets import load_iris
+    from fastsoftmax import LogisticRegression, LogisticRegressionCV
+
+    class Foreign:
+        # An array of another library, which knows the way to NumPy.
+        def __init__(self, array):
+            self.array, self.dtype = array, array.dtype
+            self.shape, self.ndim = array.shape, array.ndim
+        def __array__(self, dtype=None, copy=None):
+            return np.array(self.array, dtype=dtype)
+        def __array_namespace__(self, api_version=None):
+            raise AssertionError("asked for its namespace")
+        def __len__(self):
+            return len(self.array)
+
+    X, y = load_iris(return_X_y=True)
+    expected = LogisticRegression().fit(X, y)
+    sklearn.set_config(array_api_dispatch=True)
+    found = LogisticRegression().fit(Foreign(X), Foreign(y))
+    assert type(found.coef_) is type(found.predict_proba(Foreign(X))) is np.ndarray
+    assert np.array_equal(found.coef_, expected.coef_)
+    assert np.array_equal(found.predict(Foreign(X)), expected.predict(X))
+    options = {"l1_ratios": (0.0,), "scoring": "accuracy", "use_legacy_attributes": False}
+    search = LogisticRegressionCV(Cs=2, cv=3, **options).fit(Foreign(X), Foreign(y))
+    assert type(search.coef_) is np.ndarray
+"""
+
+
+def test_arrays_of_other_libraries_become_numpys():
+    run_python(FOREIGN, SCIPY_ARRAY_API="1")

@@ -614,3 +614,54 @@ def test_old_penalty(data):
 )
 def test_scikit_learn_check(estimator, check):
     check(estimator)
+
+
+# With an L1 norm in the penalty, and after the fit
+
+
+def test_grid_of_l1_ratios(data):
+    X, y = data
+    folds = list(StratifiedKFold(3).split(X, y))
+    ratios = (0.0, 0.5, 1.0)
+    model = ours(Cs=CS, cv=folds, l1_ratios=ratios).fit(X, y)
+    for i, (train, test) in enumerate(folds):
+        for r, ratio in enumerate(ratios):
+            for j, C in enumerate(CS):
+                alone = LogisticRegression(C=C, l1_ratio=ratio, **TIGHT).fit(X[train], y[train])
+                found = model.coefs_paths_[i, r, j]
+                np.testing.assert_allclose(
+                    found[:, :-1], alone.coef_, atol=1e-4 * max(1.0, np.abs(alone.coef_).max())
+                )
+                if ratio == 1.0:
+                    np.testing.assert_array_equal(found[:, :-1] == 0, alone.coef_ == 0)
+                p = alone.predict_proba(X[test])[np.arange(len(test)), y[test]]
+                assert model.scores_[i, r, j] == pytest.approx(np.log(p).mean(), abs=1e-4)
+    r, j = np.divmod(int(model.scores_.sum(axis=0).argmax()), len(CS))
+    best = model.scores_.sum(axis=0)
+    assert best[ratios.index(model.l1_ratio_), CS.index(model.C_)] == best[r, j]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_ways_out_and_standard_errors_at_the_choice(data, legacy):
+    X, y = data
+    model = ours(Cs=CS, use_legacy_attributes=legacy).fit(X, y)
+    C = float(np.ravel(model.C_)[0])
+    other = model.to_sklearn()
+    assert type(other) is linear_model.LogisticRegression
+    assert other.C == C
+    np.testing.assert_allclose(other.predict_proba(X), model.predict_proba(X), rtol=1e-9)
+    alone = LogisticRegression(C=C, **TIGHT).fit(X, y)
+    np.testing.assert_allclose(
+        model.standard_errors(X, y).coef, alone.standard_errors(X, y).coef, rtol=1e-3
+    )
+
+
+def test_names_of_solvers_refuse_what_they_refuse_there(data):
+    X, y = data
+    with pytest.raises(ValueError, match="Solver lbfgs supports only 'l2'"):
+        ours(Cs=CS, l1_ratios=(0.0, 1.0), solver="lbfgs").fit(X, y)
+    with pytest.raises(ValueError, match="supports only dual=False"):
+        ours(Cs=CS, solver="newton-cg", dual=True).fit(X, y)
+    if len(np.unique(y)) > 2:
+        with pytest.raises(ValueError, match="'liblinear' solver does not support multiclass"):
+            ours(Cs=CS, solver="liblinear").fit(X, y)

@@ -27,6 +27,7 @@ from fastsoftmax._validation import (
     check_offset,
     check_sparse_indices,
     check_targets,
+    numpy_only,
     passes_if_finite,
 )
 from fastsoftmax.linear_model import _inference
@@ -172,7 +173,8 @@ class LogisticRegression(
     `set_callbacks`. One whose `on_fit_task_end` returns True ends the fit, without a warning.
 
     X in C order and float64 or float32 is used in place. A Fortran-ordered array or a frame
-    (pandas stores frames by column) costs one copy. float32 stays float32. A fit that raises,
+    (pandas stores frames by column) costs one copy. Arrays of other libraries are converted, and
+    results are NumPy's. float32 stays float32. A fit that raises,
     or is interrupted, leaves the estimator as it was.
 
     References
@@ -294,7 +296,7 @@ class LogisticRegression(
             If an argument is not as described, or X is so large that the objective overflows.
         """
         task = FitTask(self, X, y, sample_weight)  # what it leaves is for scikit-learn to undo
-        with unchanged_on_failure(self):
+        with unchanged_on_failure(self), numpy_only():
             self._fit(X, y, sample_weight, offset, task)
         return self
 
@@ -498,8 +500,9 @@ class LogisticRegression(
                 return self._evaluate(X, response)
         check_is_fitted(self)
         check_sparse_indices(X)
-        X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, order="C", reset=False)
-        return self._evaluate(X, response, offset)
+        with numpy_only():
+            X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, order="C", reset=False)
+            return self._evaluate(X, response, offset)
 
     def _evaluate(
         self, X: Any, response: Response, offset: ArrayLike | None = None

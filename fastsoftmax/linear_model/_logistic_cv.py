@@ -25,7 +25,13 @@ from sklearn.utils.metadata_routing import (
 from fastsoftmax._designs import Design, make_design
 from fastsoftmax._solvers import SolverResult
 from fastsoftmax._threads import resolve_n_jobs, thread_limit
-from fastsoftmax._validation import Targets, Weights, apply_class_weight, check_weights
+from fastsoftmax._validation import (
+    Targets,
+    Weights,
+    apply_class_weight,
+    check_weights,
+    numpy_only,
+)
 from fastsoftmax.linear_model._fold_scores import FoldScorer
 from fastsoftmax.linear_model._logistic import (
     LogisticRegression,
@@ -254,7 +260,7 @@ class LogisticRegressionCV(LogisticRegression):
         ValueError
             If an argument is not as described, or a fold has no training rows.
         """
-        with unchanged_on_failure(self):
+        with unchanged_on_failure(self), numpy_only():
             self._fit_grid(X, y, sample_weight, params)
         return self
 
