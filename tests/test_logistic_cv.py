@@ -665,3 +665,14 @@ def test_names_of_solvers_refuse_what_they_refuse_there(data):
     if len(np.unique(y)) > 2:
         with pytest.raises(ValueError, match="'liblinear' solver does not support multiclass"):
             ours(Cs=CS, solver="liblinear").fit(X, y)
+
+
+@pytest.mark.filterwarnings("ignore:'penalty' was deprecated:FutureWarning")
+def test_standard_errors_are_refused_without_a_fit_that_has_them(data):
+    X, y = data
+    with pytest.raises(ValueError, match="refit=True"):
+        ours(Cs=CS, refit=False).fit(X, y).standard_errors(X, y)
+    model = ours(Cs=[50.0], penalty="l1", l1_ratios=None, use_legacy_attributes=True).fit(X, y)
+    with pytest.raises(ValueError, match="l1_ratio"):
+        model.standard_errors(X, y)
+    assert model.to_sklearn().l1_ratio == 1.0

@@ -219,6 +219,11 @@ def _estimates(
     offset: ArrayLike | None,
 ) -> _Estimates:
     check_is_fitted(estimator)
+    if not hasattr(estimator, "status_"):
+        raise ValueError(
+            "With refit=False coef_ is the mean of the models of the folds, which is no optimum "
+            "that has standard errors. Fit with refit=True."
+        )
     if l1_ratio := estimator._settings().l1_ratio:
         raise ValueError(
             f"There are no standard errors with l1_ratio={l1_ratio!r}: coefficients that "

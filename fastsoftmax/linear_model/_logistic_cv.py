@@ -479,8 +479,10 @@ class LogisticRegressionCV(LogisticRegression):
 
     def _settings(self) -> Settings:
         """Return the pair that was chosen; only a fitted estimator has one."""
-        C, l1_ratio = (float(np.ravel(pair)[0] or 0.0) for pair in (self.C_, self.l1_ratio_))
-        return Settings(C, 0.0 if np.isinf(C) else l1_ratio, ALGORITHMS[self.solver])
+        C, l1_ratio = float(np.ravel(self.C_)[0]), np.ravel(self.l1_ratio_)[0]
+        if l1_ratio is None:  # the legacy layout, where no ratios were given
+            l1_ratio = float(self.penalty == "l1")
+        return Settings(C, 0.0 if np.isinf(C) else float(l1_ratio), ALGORITHMS[self.solver])
 
     def _get_scorer(self) -> Any:
         """Return the scorer; scikit-learn's tests know this name."""
