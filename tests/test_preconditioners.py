@@ -66,13 +66,13 @@ def test_damping_adds_so_much_of_the_reference():
     model, params = make_model(4, 4, l2=0.1)
     H, R = free_block(model, params), free_block(model, np.zeros_like(params))
     g = np.cos(np.arange(params.size))
-    damped = SumZeroPreconditioner(H, model.l2, 4, R).damped(0.3)
+    damped = SumZeroPreconditioner(H, model.l2, 4, lambda: R).damped(0.3)
     expected = SumZeroPreconditioner(H + 0.3 * R, model.l2, 4)
     np.testing.assert_allclose(damped.apply(g), expected.apply(g), rtol=1e-12)
     plain = SumZeroPreconditioner(H.copy(), model.l2, 4)
     assert plain.damped(0.3) is plain
     centre = np.arange(4.0)
-    around = CentredPreconditioner(SumZeroPreconditioner(H, model.l2, 4, R), centre).damped(0.3)
+    around = CentredPreconditioner(SumZeroPreconditioner(H, model.l2, 4, lambda: R), centre).damped(0.3)
     np.testing.assert_allclose(around.apply(g), CentredPreconditioner(expected, centre).apply(g))
 
 

@@ -175,8 +175,9 @@ class SumZeroPreconditioner(Preconditioner):
         Penalty strengths.
     n_rows : int
         K, where ``n_free = K - 1``, or 1, where the Hessian is not singular and ``n_free = 1``.
-    reference : ndarray like `hessian`, default=None
-        What is added where damped; that of another place, for example.
+    reference : callable, default=None
+        Returns an array like `hessian`, what is added where damped; that of another place, for
+        example.
     damping : float, default=0.0
         In units of the reference.
     """
@@ -188,7 +189,7 @@ class SumZeroPreconditioner(Preconditioner):
         hessian: NDArray[np.float64],
         l2: Vector,
         n_rows: int,
-        reference: NDArray[np.float64] | None = None,
+        reference: Callable[[], NDArray[np.float64]] | None = None,
         damping: float = 0.0,
     ) -> None:
         _refuse_overflow(hessian)
@@ -201,7 +202,9 @@ class SumZeroPreconditioner(Preconditioner):
     def _factor(self) -> _ScaledFactor:
         hessian, l2, n_rows, reference = self._parts
         D, n_free = len(l2), max(1, n_rows - 1)
-        matrix = hessian if reference is None else hessian + self._damping * reference
+        matrix = hessian
+        if reference is not None:
+            matrix = hessian + self._damping * reference() if self._damping else hessian.copy()
         blocks = matrix.reshape(n_free, D, n_free, D)
         for a in range(n_free):
             for b in range(n_free):

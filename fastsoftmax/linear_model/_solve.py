@@ -398,6 +398,11 @@ def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
     def gram() -> NDArray[np.float64]:
         return _gram(objective, centre, design.n_samples)
 
+    @cache
+    def of_uniform_probabilities() -> NDArray[np.float64]:
+        uniform = np.full(n_free, 1.0 / design.n_classes)
+        return np.kron(np.diag(uniform) - np.outer(uniform, uniform), gram())
+
     def at(params: Vector) -> Callable[[Vector], Preconditioner]:
         p = _common_probabilities(objective, params)
         if p is not None and n_rows <= _MOST_ROTATED:
@@ -407,10 +412,8 @@ def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
         blocks = full.reshape(n_free, extended, n_free, extended)[:, :D, :, :D]
         hessian = np.ascontiguousarray(blocks).reshape(n_free * D, n_free * D)
         hessian[np.diag_indices(n_free * D)] *= 1.0 + _noise_ridge(objective)
-        reference = None
-        if n_free * D <= _FULL_HESSIAN and not design.has_offset:
-            uniform = np.full(n_free, 1.0 / design.n_classes)
-            reference = np.kron(np.diag(uniform) - np.outer(uniform, uniform), gram())
+        has_reference = n_free * D <= _FULL_HESSIAN and not design.has_offset
+        reference = of_uniform_probabilities if has_reference else None
         return lambda l2: _centred(SumZeroPreconditioner(hessian, l2, n_rows, reference), centre)
 
     n_passes = design.hessian_passes(n_rows, centre)
