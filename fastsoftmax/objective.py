@@ -258,7 +258,24 @@ class SoftmaxObjective:
         return 0.5 * float(np.einsum("j,kj,kj->", self.l2[:-1], coef, coef))
 
     def unpack(self, params: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return coef (n_rows, n_features) and intercept (n_rows,) in float64."""
+        """Return coefficients and intercepts.
+
+        Parameters
+        ----------
+        params : ndarray of shape `shape` or its ravel
+
+        Returns
+        -------
+        coef : ndarray of shape (n_rows, n_features), float64
+            A view of float64 parameters, as is `intercept`.
+        intercept : ndarray of shape (n_rows,), float64
+            Zeros without `fit_intercept`.
+
+        Raises
+        ------
+        ValueError
+            If `params` has another shape.
+        """
         packed = np.asarray(params, dtype=np.float64)
         if packed.shape not in (self.shape, (self.shape[0] * self.shape[1],)):
             raise ValueError(

@@ -248,3 +248,40 @@ def test_c_min_with_weights_offsets_and_free_features():
 def test_c_min_refuses_other_penalties(l1_ratio):
     with pytest.raises(ValueError, match="l1_ratio must be in"):
         c_min(*DATA["iris"], l1_ratio=l1_ratio)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_constant_column_without_a_penalty(n_classes, fit_intercept):
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((200, 4))
+    y = (X[:, 1] + rng.standard_normal(200) > 0).astype(int) + (n_classes > 2) * (X[:, 2] > 0.5)
+    X[:, 0] = 3.0
+    options = {"fit_intercept": fit_intercept, "tol": 1e-6}
+    free = LogisticRegression(l1_ratio=1, penalty_weights=[0, 1, 1, 1], **options).fit(X, y)
+    assert free.converged_
+    without = LogisticRegression(l1_ratio=1, tol=1e-6).fit(X[:, 1:], y)
+    np.testing.assert_allclose(free.predict_proba(X), without.predict_proba(X[:, 1:]), atol=1e-4)
+    positive = LogisticRegression(C=np.inf, positive=True, **options).fit(X, y)
+    assert positive.converged_
+    assert np.abs(positive.coef_).max() < 20.0
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"l1_ratio": 1, "penalty_weights": [0, 1, 1, 1, 1, 1]},
+        {"C": np.inf, "positive": True},
+        {"C": np.inf, "bounds": (-np.inf, 9.0)},
+    ],
+)
+def test_float32_does_not_drift_along_shifts_common_to_all_classes(params):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 6))
+    y = (X[:, 0] + rng.logistic(size=300) > 0).astype(int) + (X[:, 1] > 0.5)
+    single, double = (LogisticRegression(**params).fit(Z, y) for Z in (X.astype("f"), X))
+    assert single.converged_
+    np.testing.assert_allclose(
+        single.predict_proba(X.astype("f")), double.predict_proba(X), atol=2e-3
+    )
+    assert np.abs(single.coef_).max() < 2.0 * np.abs(double.coef_).max() + 1.0

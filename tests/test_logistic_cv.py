@@ -676,3 +676,20 @@ def test_standard_errors_are_refused_without_a_fit_that_has_them(data):
     with pytest.raises(ValueError, match="l1_ratio"):
         model.standard_errors(X, y)
     assert model.to_sklearn().l1_ratio == 1.0
+
+
+def test_a_pair_whose_score_is_missing_is_not_chosen(data):
+    X, y = data
+    calls = []
+
+    def scorer(model, X, y):
+        calls.append(model.C)
+        return np.nan if model.C == CS[1] else -model.C
+
+    with pytest.warns(UserWarning, match="NaN for 1 of 3 pairs"):
+        model = ours(Cs=CS, scoring=scorer).fit(X, y)
+    assert model.C_ == CS[0]
+    with pytest.raises(ValueError, match="NaN for all pairs"):
+        ours(Cs=CS, scoring=lambda *_: np.nan).fit(X, y)
+    with pytest.raises(ValueError, match="yields no folds"):
+        ours(Cs=CS, cv=[]).fit(X, y)

@@ -72,7 +72,9 @@ def test_damping_adds_so_much_of_the_reference():
     plain = SumZeroPreconditioner(H.copy(), model.l2, 4)
     assert plain.damped(0.3) is plain
     centre = np.arange(4.0)
-    around = CentredPreconditioner(SumZeroPreconditioner(H, model.l2, 4, lambda: R), centre).damped(0.3)
+    around = CentredPreconditioner(SumZeroPreconditioner(H, model.l2, 4, lambda: R), centre).damped(
+        0.3
+    )
     np.testing.assert_allclose(around.apply(g), CentredPreconditioner(expected, centre).apply(g))
 
 

@@ -21,6 +21,8 @@ from fastsoftmax._solvers.vectors import Vector, dot
 _CAUTION, _ROUGH_CAUTION = 10.0, 30.0
 _SUFFICIENT_DECREASE = 1e-4
 _LEAST_STEP_SIZE = 1e-10
+#: Pairs of less curvature, relative to their lengths, are rounding.
+_LEAST_COSINE = 1e-14
 #: Where an exact metric's step has to be cut so far, it is old.
 _LEAST_FITTING = 0.1
 #: The least and the largest share of a model's fall that may be left.
@@ -84,6 +86,7 @@ def minimize_composite(
     progress = Progress(**stopping)
     x = penalty.project(np.array(start, dtype=np.float64))
     f, g = progress.start(value_and_gradient, x)
+    least_cosine = max(_LEAST_COSINE, stopping.get("noise", 0.0))
     remaining_lags = itertools.chain(lags, itertools.repeat(np.inf))
     metric, lag, age = make_metric(x), next(remaining_lags), 0
     pairs: deque[Pair] = deque(maxlen=memory)
@@ -133,7 +136,7 @@ def minimize_composite(
         step = metric.inward(moved - x)
         difference = metric.inward_gradient(new_g - g)
         curvature = dot(step, difference)
-        if curvature > 1e-14 * np.sqrt(dot(step, step) * dot(difference, difference)):
+        if curvature > least_cosine * np.sqrt(dot(step, step) * dot(difference, difference)):
             pairs.append(Pair(step, difference, metric.unscaled(step)))
             if not metric.is_exact:
                 metric = _scaled(metric, pairs[-1], curvature)

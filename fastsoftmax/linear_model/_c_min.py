@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.exceptions import ConvergenceWarning
 
 from fastsoftmax._solvers import SeparablePenalty
-from fastsoftmax.linear_model._logistic import LogisticRegression
+from fastsoftmax.linear_model._logistic import LogisticRegression, explained_overflow
 from fastsoftmax.linear_model._problem import make_problem
 from fastsoftmax.linear_model._solve import intercept_only, solve
 
@@ -89,13 +91,16 @@ def c_min(
     held = np.zeros(problem.objective.shape, bool)
     held[:, : -1 if fit_intercept else None] = is_penalised
     bounds = [np.where(held.ravel(), 0.0, bound) for bound in (-np.inf, np.inf)]
-    result, _ = solve(
-        problem.objective,
-        intercept_only(problem.objective),
-        tol=_TOL,
-        max_iter=1000,
-        penalty=SeparablePenalty(np.zeros(held.size), *bounds),
-    )
+    with explained_overflow(problem.objective.dtype):
+        result, _ = solve(
+            problem.objective,
+            intercept_only(problem.objective),
+            tol=_TOL,
+            max_iter=1000,
+            penalty=SeparablePenalty(np.zeros(held.size), *bounds),
+        )
+    if not result.converged:
+        warnings.warn(result.message, ConvergenceWarning, stacklevel=2)
     gradient = problem.objective.value_and_gradient(result.params)[1].reshape(held.shape)
     slopes = np.abs(gradient[:, : problem.objective.n_features])[:, is_penalised].max(axis=0)
     with np.errstate(divide="ignore"):

@@ -74,10 +74,19 @@ def _metric(
     l2 = np.tile(objective.l2[:D], n_rows)
     moves = centre if objective.fit_intercept and centre.any() else np.empty(0)
     least: list[Vector] = []
+    zeros = np.zeros((n_rows, design.n_features)), np.zeros(n_rows)
+    is_constant = design.class_diagonals(*zeros, centre, shared=True)[0, :D] == 0.0
+
+    def positive(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
+        # The slope of a column that equals its centre is rounding, and a step of rounding through
+        # a curvature of 0 would be anything. In other columns 0 means that all are certain.
+        np.einsum("kjj->kj", blocks).reshape(-1, D)[:, is_constant] = 1.0
+        return blocks
 
     def hessian(params: Vector) -> Metric:
         full = design.hessian(*objective.unpack(params), centre) / design.weight_sum
-        return Metric(_all_rows(full, n_rows, design.n_features + 1, D), l2, moves, True)
+        blocks = _all_rows(full, n_rows, design.n_features + 1, D)
+        return Metric(positive(blocks), l2, moves, True)
 
     def class_grams(params: Vector) -> Metric:
         coefficients = objective.unpack(params)
@@ -86,12 +95,12 @@ def _metric(
         if not least:
             least.append(_LEAST_CURVATURE * np.einsum("kjj->kj", grams))
         grams[:, np.arange(D), np.arange(D)] += least[0]
-        return Metric(np.ascontiguousarray(grams), l2, moves, False)
+        return Metric(positive(np.ascontiguousarray(grams)), l2, moves, False)
 
     def diagonals(params: Vector) -> Metric:
         diagonal = design.class_diagonals(*objective.unpack(params), centre)[:, :D]
         blocks = diagonal.reshape(-1, 1, 1) / design.weight_sum
-        return Metric(blocks, l2, moves, False)
+        return Metric(positive(blocks), l2, moves, False)
 
     n, work = n_rows * D, design.pass_work(n_rows)
     # In iterations, each of which takes a pass, some 20 sweeps, and the factor of a face.
@@ -123,23 +132,28 @@ def _all_rows(full: NDArray[np.float64], n_rows: int, extended: int, D: int) -> 
 def _balance(
     objective: SoftmaxObjective, penalty: SeparablePenalty
 ) -> Callable[[Vector], Vector] | None:
-    """Return what shifts each feature's coefficients, for all classes alike, to the least L1 norm.
+    """Return what shifts each column's coefficients, for all classes alike, where that pays.
 
-    Logits then shift alike, too, so that only the penalty tells how far to go: until half of the
-    coefficients are on either side of 0. None where an L2 penalty or bounds tell, too.
+    Logits then shift alike, too, so that only the penalty tells how far to go: until the L1 norm
+    is least, which is where half of the coefficients are on either side of 0, or a bound stops
+    them. Without a penalty their mean is to be 0; the rounding of gradients would move it, in
+    float32 by hundreds. A square of the norm tells by itself.
     """
-    n_rows, d = objective.n_rows, objective.n_features
-    l1 = penalty.l1.reshape(objective.shape)[:, :d]
-    is_bounded = np.isfinite(penalty.lower).any() or np.isfinite(penalty.upper).any()
-    columns = (objective.l2[:d] == 0.0) & l1.all(axis=0) & (l1 == l1[0]).all(axis=0)
-    if n_rows == 1 or is_bounded or not columns.any():
+    n_rows, D = objective.shape
+    if n_rows == 1:
         return None
+    l1 = penalty.l1.reshape(objective.shape)
+    lower, upper = (bound.reshape(objective.shape) for bound in (penalty.lower, penalty.upper))
+    has_l1 = l1.all(axis=0) & (l1 == l1[0]).all(axis=0)
+    may_shift = (objective.l2[:D] == 0.0) & (has_l1 | ~l1.any(axis=0))
 
     def balanced(params: Vector) -> Vector:
-        packed = params.reshape(objective.shape).copy()
-        coef = np.sort(packed[:, :d], axis=0)
-        shift = np.clip(0.0, coef[(n_rows - 1) // 2], coef[n_rows // 2])
-        packed[:, :d] -= np.where(columns, shift, 0.0)
-        return packed.ravel()
+        packed = params.reshape(objective.shape)
+        ordered = np.sort(packed, axis=0)
+        to_middle = np.clip(0.0, ordered[(n_rows - 1) // 2], ordered[n_rows // 2])
+        shift = np.where(has_l1, to_middle, packed.mean(axis=0))
+        room = (packed - upper).max(axis=0), (packed - lower).min(axis=0)
+        shifted: Vector = packed - np.where(may_shift, np.clip(shift, *room), 0.0)
+        return shifted.ravel()
 
     return balanced

@@ -15,7 +15,6 @@ from scipy.special import ndtr, ndtri
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from fastsoftmax._designs.base import Coefficients
 from fastsoftmax._solvers import Status
 from fastsoftmax._threads import resolve_n_jobs, thread_limit
 from fastsoftmax.linear_model._problem import make_problem
@@ -306,7 +305,7 @@ class _Information:
         #: What turns the mean objective into the sum that the information is about.
         self.weight = design.weight_scale * design.weight_sum
         with np.errstate(over="ignore", invalid="ignore"):
-            full = design.hessian(*_coefficients(objective, params), self._centre)
+            full = design.hessian(*objective.unpack(params), self._centre)
             blocks = full.reshape(n_free, d + 1, n_free, d + 1)[:, :D, :, :D]
             matrix = design.weight_scale * blocks  # a copy
         penalty = self.weight * objective.l2[:D]
@@ -499,14 +498,14 @@ def _check_optimum(
 
 def _are_separated(objective: SoftmaxObjective, params: Float64Array) -> bool:
     """Tell whether all samples are classified right."""
-    margins = objective.design.margins(_coefficients(objective, params))
+    margins = objective.design.margins(objective.unpack(params))
     return margins is not None and margins.low > 0.0
 
 
 def _logits_moved(objective: SoftmaxObjective, params: Float64Array, step: Float64Array) -> float:
     """Return by how much a step raises some uncertain sample's margin; 0 for soft targets."""
-    at = _coefficients(objective, params)
-    margins = objective.design.margins(_coefficients(objective, step), at)
+    at = objective.unpack(params)
+    margins = objective.design.margins(objective.unpack(step), at)
     return 0.0 if margins is None else margins.uncertain_high
 
 
@@ -551,11 +550,6 @@ def _packed(estimator: LogisticRegression, objective: SoftmaxObjective) -> Float
     if objective.fit_intercept:
         packed[:, -1] = intercept
     return packed
-
-
-def _coefficients(objective: SoftmaxObjective, params: Float64Array) -> Coefficients:
-    intercept = params[:, -1] if objective.fit_intercept else np.zeros(len(params))
-    return params[:, : objective.n_features], intercept
 
 
 def _position(baseline: Any, classes: NDArray[Any]) -> int | None:

@@ -52,8 +52,8 @@ class LogisticRegression(
 
     Minimises, over coefficients W and intercepts b,
 
-    .. math:: C \sum_i s_i \, \ell(W x_i + b, y_i) + \frac{1}{2} \lVert W \rVert^2,
-              \qquad \ell(z, y) = \log \sum_k e^{z_k} - z_y ,
+    .. math:: C \sum_i s_i \, \ell(W x_i + b, y_i) + \frac{1 - r}{2} \lVert W \rVert^2
+              + r \lVert W \rVert_1, \qquad \ell(z, y) = \log \sum_k e^{z_k} - z_y ,
 
     the objective of scikit-learn's class of the same name, whose parameters and attributes it
     shares; ``solver='auto'`` and ``max_iter=1000`` are the defaults that differ. Two classes have
@@ -69,7 +69,7 @@ class LogisticRegression(
     C : float, default=1.0
         Inverse strength of the penalty, in (0, inf]; ``np.inf`` fits without penalty.
     l1_ratio : float, default=0.0
-        Share r of the L1 norm in the penalty, ``(1 - r) / 2 ||W||^2 + r ||W||_1``, in [0, 1].
+        Share r of the L1 norm in the penalty, in [0, 1].
         Coefficients that the optimum sets to 0 are exactly 0. None, deprecated, is 0.
     dual : bool, default=False
         Ignored: the dual problem has the same optimum. Present for compatibility; True needs
@@ -143,7 +143,7 @@ class LogisticRegression(
         Sorted class labels; of soft targets, what their columns are called, in their order.
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Coefficients, float32 if X was; one row for two classes. For more classes they have mean
-        zero over the classes.
+        zero over the classes, but with an L1 norm in the penalty or bounds.
     intercept_ : ndarray of shape (1,) or (n_classes,)
         Intercepts; zero without `fit_intercept`.
     n_iter_ : ndarray of shape (1,), int32
@@ -154,7 +154,8 @@ class LogisticRegression(
         Mean loss plus penalty at the fitted coefficients, in nats per unit of weight: the above,
         divided by ``C * sum(s)``.
     gradient_norm_ : float
-        Largest absolute component of its gradient there.
+        Largest absolute component of its gradient there; with an L1 norm or bounds, of its
+        smallest subgradient.
     converged_ : bool
         Whether `tol`, or the precision of the dtype, was reached; else a `ConvergenceWarning`
         said what to do, or a callback ended the fit.

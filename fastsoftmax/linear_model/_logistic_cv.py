@@ -281,6 +281,8 @@ class LogisticRegressionCV(LogisticRegression):
         rows = np.arange(X.shape[0])
         # Some iterables yield masks or lists.
         folds = [(rows[train], rows[test]) for train, test in cv.split(X, y, **split_params)]
+        if not folds:
+            raise ValueError(f"cv={self.cv!r} yields no folds. Give at least one (train, test).")
         _check_class_weight(self.class_weight, classes)
         weights = apply_class_weight(self.class_weight, classes, labels, y, sample_weight, X)
         parts = [check_weights(weights, X)]
@@ -304,7 +306,8 @@ class LogisticRegressionCV(LogisticRegression):
 
         # Of equal scores the first C counts, and then the first ratio.
         by_pair = scores.swapaxes(1, 2).reshape(len(folds), -1)
-        best = [int(by_pair.sum(axis=0).argmax())] if self.refit else by_pair.argmax(axis=1)
+        ranked = _ranked(by_pair.sum(axis=0, keepdims=True) if self.refit else by_pair)
+        best = ranked.argmax(axis=1)
         c, r = np.divmod(best, len(l1_ratios))
         if self.refit:
             self._store(*fits[0, r[0], c[0]][-3:])
@@ -488,6 +491,30 @@ class LogisticRegressionCV(LogisticRegression):
         """Return the scorer; scikit-learn's tests know this name."""
         is_left = self.scoring is None or (isinstance(self.scoring, str) and self.scoring == "warn")
         return get_scorer("accuracy" if is_left else self.scoring)
+
+
+def _ranked(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return scores, (n, n_pairs), in which NaN is the worst; warn of it.
+
+    Raises
+    ------
+    ValueError
+        If a row holds nothing else.
+    """
+    is_missing = np.isnan(scores)
+    if is_missing.all(axis=1).any():
+        raise ValueError(
+            "scoring gives NaN for all pairs of Cs and l1_ratios. Use a score that is defined on "
+            "the test rows of each fold, or another cv."
+        )
+    if is_missing.any():
+        warnings.warn(
+            f"scoring gives NaN for {is_missing.any(axis=0).sum()} of {scores.shape[1]} pairs of "
+            "Cs and l1_ratios, none of which is chosen.",
+            UserWarning,
+            stacklevel=6,
+        )
+    return np.where(is_missing, -np.inf, scores)
 
 
 def _legacy_layout(found: dict[str, Any], has_ratios: bool, refit: bool) -> dict[str, Any]:

@@ -175,11 +175,11 @@ def solve(
     objective : SoftmaxObjective
     start : ndarray of shape ``objective.shape``
     solver : {'auto', 'lbfgs', 'newton-cholesky', 'newton-cg'}
-        See `fastsoftmax.LogisticRegression`.
+        See `fastsoftmax.LogisticRegression`. Ignored where `penalty` is not smooth.
     tol, max_iter, on_iteration
         See `fastsoftmax._solvers.Stopping`.
     penalty : SeparablePenalty, default=None
-        Where it is not smooth there is one solver only, for `solver='auto'`.
+        Where it is not smooth there is one solver only.
     near : Neighbour, default=None
         What the start is close to. Its curvature is the first one of ``'auto'`` and ``'lbfgs'``.
 
@@ -260,7 +260,7 @@ def intercept_only(objective: SoftmaxObjective) -> Vector:
 
 
 def _rotation(objective: SoftmaxObjective, x: Vector) -> Rotation | None:
-    if is_wide(objective) and not _coefficients(objective, x)[0].any():
+    if is_wide(objective) and not objective.unpack(x)[0].any():
         # Centring copies X.
         is_near = objective.design.cancellation() <= _MILD
         centre = np.zeros(objective.n_features) if is_near else _centre(objective)
@@ -377,13 +377,6 @@ def _centred(preconditioner: Preconditioner, centre: Vector) -> Preconditioner:
     return CentredPreconditioner(preconditioner, centre) if centre.any() else preconditioner
 
 
-def _coefficients(objective: SoftmaxObjective, params: Vector) -> tuple[Vector, Vector]:
-    packed = params.reshape(objective.shape)
-    if objective.fit_intercept:
-        return packed[:, :-1], packed[:, -1]
-    return packed, np.zeros(len(packed))
-
-
 def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
     design, (n_rows, D) = objective.design, objective.shape
     n_free, extended = max(1, n_rows - 1), design.n_features + 1
@@ -407,7 +400,7 @@ def _full_hessian(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
         p = _common_probabilities(objective, params)
         if p is not None and n_rows <= _MOST_ROTATED:
             return _without_features(centre, p, gram(), keeps_scale=True)
-        full = design.hessian(*_coefficients(objective, params), centre)
+        full = design.hessian(*objective.unpack(params), centre)
         full /= design.weight_sum
         blocks = full.reshape(n_free, extended, n_free, extended)[:, :D, :, :D]
         hessian = np.ascontiguousarray(blocks).reshape(n_free * D, n_free * D)
@@ -429,7 +422,7 @@ def _common_probabilities(objective: SoftmaxObjective, params: Vector) -> Vector
     Rare classes count as more likely: with 1 / p, what tells them for certain would ask for steps
     too long.
     """
-    coef, intercept = _coefficients(objective, params)
+    coef, intercept = objective.unpack(params)
     n_rows = len(intercept)
     if coef.any() or objective.design.has_offset:
         return None
@@ -482,7 +475,7 @@ def _grams(objective: SoftmaxObjective, centre: Vector, most_rows: int, shared: 
                 mean = np.mean(p * (1.0 - p)) * gram[None]
                 return lambda l2: _centred(BlockPreconditioner(mean, l2, n_rows), centre)
             return _without_features(centre, p, gram, keeps_scale=False)
-        coef, intercept = _coefficients(objective, params)
+        coef, intercept = objective.unpack(params)
         grams = design.class_grams(coef, intercept, most_rows, shared, centre)[:, :D, :D]
         grams /= design.weight_sum
         if not least:
@@ -502,7 +495,7 @@ def _diagonal(objective: SoftmaxObjective, centre: Vector) -> _Curvature:
     design, (n_rows, D) = objective.design, objective.shape
 
     def at(params: Vector) -> Callable[[Vector], Preconditioner]:
-        coefficients = _coefficients(objective, params)
+        coefficients = objective.unpack(params)
         # The mean over classes: a step must stay a step when a class has hardly any weight.
         diagonal = design.class_diagonals(*coefficients, centre, shared=True)[:, :D]
         rows = diagonal / design.weight_sum * np.ones((n_rows, 1))
