@@ -226,10 +226,8 @@ def l1_tables(rows: list[L1Row]) -> list[TextTable]:
             line = [row.problem, f"{row.C:.3g}", number(row.multiple), f"{row.l1_ratio:g}", library]
             for level in LEVELS:
                 ratio = _ratio(curve, ours, best, level)
-                line += [
-                    str(time_to(curve, best, level)),
-                    NEVER if library == OURS else f"{ratio}x",
-                ]
+                known = library != OURS and not math.isnan(ratio.seconds)
+                line += [str(time_to(curve, best, level)), f"{ratio}x" if known else NEVER]
             scored = [point for point in curve if point.status == "ok"]
             last = min(scored, key=lambda point: point.objective, default=None)
             line += [str(last.n_nonzeros), _gap(last, best)] if last else [NEVER, NEVER]

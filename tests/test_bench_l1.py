@@ -191,6 +191,15 @@ def test_table_and_goals(tmp_path):
     assert "| L1 to 1e-4 10x saga's | met, 1 of 1 |" in page.read_text()
 
 
+def test_a_skipped_library_stays_in_the_table():
+    rows = rows_of_a_group()[:2]
+    peer = dataclasses.replace(rows[0], library="cyanure-auto", objective=np.nan)
+    rows.append(dataclasses.replace(peer, status="skipped", reason="not installed"))
+    text = l1_tables(rows)[0].markdown()
+    assert "| cyanure-auto | - | - | - | - | - | - | not installed |" in text
+    assert l1_goals(rows)[1].cells()[1] == "not measured"
+
+
 def test_where_we_do_not_get_is_a_miss():
     *_, auto, quasi = rows_of_a_group()
     ours = dataclasses.replace(auto, library="fastsoftmax", objective=2.0)
