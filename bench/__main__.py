@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import environment
@@ -11,6 +12,7 @@ from bench.console import messages, terminal
 from bench.cv import run_cv
 from bench.growth import run_growth
 from bench.kernels import KernelPlan, run_kernels
+from bench.l1 import run_l1
 from bench.memory import run_memory
 from bench.operation import find_operations, parse_shape
 from bench.page import write_page
@@ -34,6 +36,7 @@ PROCESSES = {
     "memory": (run_memory, "extra memory of a fit with 2 GB of X"),
     "small": (run_small, "fits and a grid search of small data"),
     "cv": (run_cv, "choosing C by cross-validation, against one fit and scikit-learn's"),
+    "l1": (run_l1, "L1 penalties and elastic net, against saga and Cyanure"),
     "growth": (run_growth, "our time and memory with n, d and K doubled"),
     "probe": (run_probe, "a linear probe of ImageNet's size: 10.5 GB, about an hour"),
 }
@@ -86,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     processes = [commands.add_parser(name, help=help) for name, (_, help) in PROCESSES.items()]
+    processes[list(PROCESSES).index("l1")].add_argument(
+        "--time-limit", type=float, default=math.inf, help="seconds at which a peer is cut at last"
+    )
     for command in (kernels, *processes):
         command.add_argument("--fresh", action="store_true", help="discard earlier rows")
 
@@ -182,9 +188,10 @@ def _kernels(options: argparse.Namespace) -> int:
 
 
 def _processes(options: argparse.Namespace) -> int:
-    measure, _ = PROCESSES[options.command]
+    measure: Callable[..., int] = PROCESSES[options.command][0]
+    limit = {"time_limit": options.time_limit} if "time_limit" in options else {}
     try:
-        return measure(_folder(options), options.fresh, options.quick)
+        return measure(_folder(options), options.fresh, options.quick, **limit)
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from its rows.", file=sys.stderr)
         return 130

@@ -125,6 +125,10 @@ class EstimatorAdapter(Adapter):
     def fit(self, problem: Problem, C: float, budget: int | None) -> Fit:
         """Fit a new estimator and time ``fit`` alone."""
         options = {} if budget is None else {"tol": TINY_TOLERANCE, "max_iter": budget}
+        return self.fit_with(problem, C, **options)
+
+    def fit_with(self, problem: Problem, C: float, **options: Any) -> Fit:
+        """Fit a new estimator with these options and time ``fit`` alone."""
         model = self.estimator(C, **options)
         begin = time.perf_counter()
         model.fit(problem.X, problem.y)

@@ -98,6 +98,14 @@ def objective(X: Matrix, labels: Array, params: Float64Array, l2: float) -> floa
     return _mean_loss(X, labels, params)[0] + 0.5 * l2 * float((params[:, :-1] ** 2).sum())
 
 
+def l1_objective(
+    X: Matrix, labels: Array, params: Float64Array, strength: float, l1_ratio: float
+) -> float:
+    """Return mean loss + strength (l1_ratio |W|_1 + (1 - l1_ratio)/2 ||W||^2)."""
+    l1 = strength * l1_ratio * float(np.abs(params[:, :-1]).sum())
+    return objective(X, labels, params, strength * (1.0 - l1_ratio)) + l1
+
+
 def score(problem: Problem, C: float, params: Float64Array) -> Score:
     """Return the score of ``params`` on the training and held-out rows of a problem."""
     l2 = l2_of(C, problem.X.shape[0])

@@ -1,7 +1,9 @@
 """Saved rows as comparable numbers: times to a sub-optimality, better thread counts, ratios."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from bench.operation import OURS
 from bench.results import DEFAULT_BUDGET, NAN, ResultsFolder, Row, optimum_key
@@ -22,6 +24,37 @@ class Duration:
         if math.isnan(self.seconds):
             return NEVER
         return (">" if self.is_bound else "") + short(self.seconds)
+
+
+class Timed(Protocol):
+    """What a row needs to be a point, or the end, of a curve."""
+
+    @property
+    def status(self) -> str:
+        """``ok`` with a score; a cut one has the seconds that were not enough."""
+
+    @property
+    def seconds(self) -> float:
+        """Of the fit."""
+
+    @property
+    def objective(self) -> float:
+        """At the coefficients it returned."""
+
+
+def suboptimality(row: Timed, optimum: float) -> float:
+    """Return ``(f - f*) / f*``, not below 0."""
+    return max((row.objective - optimum) / optimum, 0.0)
+
+
+def time_to(rows: Sequence[Timed], optimum: float, level: float) -> Duration:
+    """Return the shortest fit that reaches a sub-optimality, else the cut as a bound."""
+    scored = [row for row in rows if row.status == "ok"]
+    reached = [row.seconds for row in scored if suboptimality(row, optimum) <= level]
+    if reached:
+        return Duration(min(reached))
+    cuts = [row.seconds for row in rows if row.status == "cut"]
+    return Duration(max(cuts), is_bound=True) if cuts else Duration(NAN)
 
 
 @dataclass(frozen=True)
@@ -45,15 +78,11 @@ class Entry:
 
     def suboptimality(self, row: Row) -> float:
         """Return ``(f - f*) / f*``, not below 0."""
-        return max((row.objective - self.optimum) / self.optimum, 0.0)
+        return suboptimality(row, self.optimum)
 
     def time_to(self, level: float) -> Duration:
         """Return the shortest fit that reaches a sub-optimality, else the cut as a bound."""
-        reached = [row.seconds for row in self.scored if self.suboptimality(row) <= level]
-        if reached:
-            return Duration(min(reached))
-        cuts = [row.seconds for row in self.rows if row.status == "cut"]
-        return Duration(max(cuts), is_bound=True) if cuts else Duration(NAN)
+        return time_to(self.rows, self.optimum, level)
 
     def preference(self) -> tuple[float, ...]:
         """Return the sort key of "better": time to 1e-6, then 1e-3, then the best objective."""

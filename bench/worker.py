@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.adapter import SHORT_FIT, Adapter, Effort, Fit, OutOfTimeError, find_libraries
+from bench.l1_libraries import find_l1_libraries
 from bench.problems import Problem, load_problem
 
 
@@ -94,7 +95,7 @@ def main() -> None:
     # A library that prints must not break the protocol: keep stdout, send prints to stderr.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    adapter = find_libraries()[options.library]
+    adapter = (find_libraries() | find_l1_libraries())[options.library]
     service = Service(adapter, load_problem(options.problem, options.dtype, options.quick))
     for line in sys.stdin:
         try:

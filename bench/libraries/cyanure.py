@@ -31,6 +31,10 @@ class Cyanure(Adapter):
             + 60 * problem.n_params * itemsize
         )
 
+    def penalty(self, strength: float) -> dict[str, Any]:
+        """Return the options for a penalty of this strength beside the mean loss."""
+        return {"penalty": "l2", "lambda_1": strength}
+
     def fit(self, problem: Problem, C: float, budget: int | None) -> Fit:
         """Fit a new estimator and time ``fit`` alone."""
         from cyanure.estimators import Classifier
@@ -40,11 +44,10 @@ class Cyanure(Adapter):
             options = {"tol": TINY_TOLERANCE, "max_iter": budget}
         model = Classifier(
             loss="logistic" if problem.n_classes == 2 else "multiclass-logistic",
-            penalty="l2",
-            lambda_1=1.0 / (C * len(problem.y)),
             fit_intercept=True,
             n_threads=int(self.threads[0]),
             verbose=False,
+            **self.penalty(1.0 / (C * len(problem.y))),
             **options,
         )
         begin = time.perf_counter()
