@@ -89,9 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     processes = [commands.add_parser(name, help=help) for name, (_, help) in PROCESSES.items()]
-    processes[list(PROCESSES).index("l1")].add_argument(
-        "--time-limit", type=float, default=math.inf, help="seconds at which a peer is cut at last"
-    )
+    for name in ("cv", "l1"):
+        processes[list(PROCESSES).index(name)].add_argument(
+            "--time-limit", type=float, default=math.inf, help="seconds at which a peer is cut"
+        )
     for command in (kernels, *processes):
         command.add_argument("--fresh", action="store_true", help="discard earlier rows")
 

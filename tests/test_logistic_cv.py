@@ -684,11 +684,11 @@ def test_a_pair_whose_score_is_missing_is_not_chosen(data):
 
     def scorer(model, X, y):
         calls.append(model.C)
-        return np.nan if model.C == CS[1] else -model.C
+        return np.nan if CS[1] == model.C else -model.C
 
     with pytest.warns(UserWarning, match="NaN for 1 of 3 pairs"):
         model = ours(Cs=CS, scoring=scorer).fit(X, y)
-    assert model.C_ == CS[0]
+    assert CS[0] == model.C_
     with pytest.raises(ValueError, match="NaN for all pairs"):
         ours(Cs=CS, scoring=lambda *_: np.nan).fit(X, y)
     with pytest.raises(ValueError, match="yields no folds"):
