@@ -40,6 +40,7 @@ def warmup(dtypes: Iterable[DTypeLike] = (np.float64, np.float32)) -> None:
             model.fit(sparse.csr_array(X), y)
             rows = np.arange(min(n_samples, 10_000))
             model.fit(np.eye(200, dtype=dtype)[rows % 200], y[rows])  # mostly zeros
+        model = LogisticRegression(l1_ratio=1.0, max_iter=5, tol=1.0).fit(X[:60], y[:60])
         # So many parameters that threads share one gradient, and a factor that is not SciPy's.
         X = np.cos(np.arange(600 * 2000, dtype=dtype)).reshape(600, 2000)
         objective = SoftmaxObjective(X, np.arange(600) % 40)
