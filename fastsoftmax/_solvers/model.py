@@ -18,7 +18,7 @@ Matrix = NDArray[np.float64]
 
 #: Rounds, sweeps in each of them, and faces solved in each; sweeps in a metric that is not exact.
 _MOST_ROUNDS, _MOST_SWEEPS, _MOST_FACES = 12, 40, 20
-#: Multiply-adds of the factors of a round of faces, 0.3 s, of which there are three at least.
+#: Multiply-adds of the factors in a round, 0.3 s; but there are three faces at least.
 _FACE_WORK, _LEAST_FACES = 1e10, 3
 _MOST_ROUGH_SWEEPS = 20
 #: Models whose coordinate descent is believed after faces gained little.
@@ -167,7 +167,9 @@ class QuasiNewtonModel:
             corner = np.einsum("in,jn->ij", steps, products)
             self._left = np.concatenate([products, changes])
             self._inner = np.block([[corner, below], [below.T, -np.diag(np.diag(curvatures))]])
-        self._right: Any = np.linalg.solve(self._inner, self._left) if pairs else self._left
+        # Small inverses and `einsum`: a solve with so many columns would wake threads of the BLAS.
+        inverse: Any = np.linalg.inv(self._inner) if pairs else self._inner
+        self._right: Matrix = np.einsum("ij,jn->in", inverse, self._left)
 
     def value(self, z: Vector) -> float:
         """Return the model's value at ``z = x + d``, 0 at x."""

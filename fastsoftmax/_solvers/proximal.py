@@ -152,7 +152,8 @@ def _shorter(step_size: float, descent: float, change: float) -> float:
     """Return the minimum of the parabola of a slope at 0 and a value, within bounds."""
     if not np.isfinite(change):
         return 0.1 * step_size
-    share = 0.5 * descent * step_size / (change + descent * step_size)
+    bend = change + descent * step_size
+    share = 0.5 * descent * step_size / bend if bend > 0.0 else 0.5
     return float(np.clip(share, 0.1, 0.5)) * step_size
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -58,7 +59,7 @@ def solve_composite(
         penalty,
         start,
         make_metric,
-        (lag for _ in range(stopping["max_iter"] + 1)),
+        itertools.repeat(lag),
         cost,
         balanced=_balance(objective, penalty),
         **stopping,
