@@ -15,15 +15,18 @@ from scipy.special import logsumexp
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 from sklearn.model_selection import GridSearchCV
+from tight import (
+    OBJECTIVE,
+    PROMISE,
+    PROMISE_FLOAT32,
+    SOLVERS,
+    pack,
+    relative_distance,
+    sample_weights,
+    tight,
+)
 
 from fastsoftmax import LogisticRegression
-
-SOLVERS = ("auto", "lbfgs", "newton-cholesky", "newton-cg")
-
-#: ||difference|| / ||coef|| at tight tol, as promised without constraints.
-PROMISE, PROMISE_FLOAT32 = 1e-6, 1e-4
-#: Relative, of the objective.
-OBJECTIVE = 1e-12
 
 
 @cache
@@ -33,22 +36,6 @@ def data(n_classes, n_samples=150, n_features=5, seed=0):
     X = rng.normal(size=(n_samples, n_features)) + rng.normal(size=(n_classes, n_features))[y]
     X.flags.writeable = False
     return X, y
-
-
-def sample_weights(n_samples):
-    return np.random.default_rng(1).uniform(0.0, 3.0, n_samples)
-
-
-def tight(**params):
-    return LogisticRegression(**({"tol": 1e-12, "max_iter": 10_000} | params))
-
-
-def pack(model):
-    return np.column_stack([model.coef_, model.intercept_]).astype(float)
-
-
-def relative_distance(actual, desired):
-    return np.linalg.norm(actual - desired) / np.linalg.norm(desired)
 
 
 def n_rows_of(n_classes):

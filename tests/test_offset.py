@@ -18,16 +18,19 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.metadata_routing import get_routing_for_object
+from tight import (
+    OBJECTIVE,
+    PROMISE,
+    PROMISE_FLOAT32,
+    RESPONSES,
+    SOLVERS,
+    pack,
+    relative_distance,
+    sample_weights,
+    tight,
+)
 
 from fastsoftmax import LogisticRegression
-
-SOLVERS = ("auto", "lbfgs", "newton-cholesky", "newton-cg")
-RESPONSES = ("predict", "predict_proba", "predict_log_proba", "decision_function")
-
-#: ||difference|| / ||coef|| at tight tol, as promised without offsets.
-PROMISE, PROMISE_FLOAT32 = 1e-6, 1e-4
-#: Relative, of the objective.
-OBJECTIVE = 1e-12
 
 
 @cache
@@ -42,24 +45,6 @@ def data(n_classes, n_samples=150, n_features=4, seed=0):
     for array in (X, y, offset):
         array.flags.writeable = False
     return X, y, offset
-
-
-def sample_weights(n_samples):
-    weights = np.random.default_rng(1).uniform(0.0, 3.0, n_samples)
-    weights[::7] = 0.0
-    return weights
-
-
-def tight(**params):
-    return LogisticRegression(**({"tol": 1e-12, "max_iter": 10_000} | params))
-
-
-def pack(model):
-    return np.column_stack([model.coef_, model.intercept_]).astype(float)
-
-
-def relative_distance(actual, desired):
-    return np.linalg.norm(actual - desired) / np.linalg.norm(desired)
 
 
 def mean_model(X, y, offset, C=1.0, weights=None):

@@ -19,16 +19,19 @@ from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.class_weight import compute_class_weight
+from tight import (
+    OBJECTIVE,
+    PROMISE,
+    PROMISE_FLOAT32,
+    RESPONSES,
+    SOLVERS,
+    pack,
+    relative_distance,
+    sample_weights,
+    tight,
+)
 
 from fastsoftmax import LogisticRegression
-
-SOLVERS = ("auto", "lbfgs", "newton-cholesky", "newton-cg")
-RESPONSES = ("predict", "predict_proba", "predict_log_proba", "decision_function")
-
-#: ||difference|| / ||coef|| at tight tol, as promised for labels.
-PROMISE, PROMISE_FLOAT32 = 1e-6, 1e-4
-#: Relative, of the objective.
-OBJECTIVE = 1e-12
 
 
 @cache
@@ -40,24 +43,6 @@ def data(n_classes, n_samples=120, n_features=4, seed=0):
     X = rng.normal(size=(n_samples, n_features)) + Y @ rng.normal(size=(n_classes, n_features))
     X.flags.writeable = Y.flags.writeable = False
     return X, Y
-
-
-def sample_weights(n_samples):
-    weights = np.random.default_rng(1).uniform(0.0, 3.0, n_samples)
-    weights[::7] = 0.0
-    return weights
-
-
-def tight(**params):
-    return LogisticRegression(**({"tol": 1e-12, "max_iter": 10_000} | params))
-
-
-def pack(model):
-    return np.column_stack([model.coef_, model.intercept_]).astype(float)
-
-
-def relative_distance(actual, desired):
-    return np.linalg.norm(actual - desired) / np.linalg.norm(desired)
 
 
 def written_out(X, Y, weights=None):
