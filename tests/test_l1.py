@@ -103,7 +103,7 @@ def test_elastic_net_is_l2_at_0_and_l1_at_1():
 @pytest.mark.parametrize("l1_ratio", [1.0, 0.3])
 def test_dense_and_sparse_are_the_same(l1_ratio):
     rng = np.random.default_rng(0)
-    X = sparse.random(200, 60, 0.1, "csr", rng=rng)
+    X = sparse.csr_array(rng.standard_normal((200, 60)) * (rng.random((200, 60)) < 0.1))
     y = (X @ rng.standard_normal((60, 3)) + 0.3 * rng.gumbel(size=(200, 3))).argmax(axis=1)
     options = {"C": 3.0, "l1_ratio": l1_ratio, "tol": 1e-8}
     dense, csr = (LogisticRegression(**options).fit(Z, y) for Z in (X.toarray(), X))
