@@ -213,7 +213,10 @@ def test_order_of_Cs_is_kept(data):
 
 def test_of_equal_scores_the_first_counts(data):
     X, y = data
-    constant = lambda estimator, X, y: 0.5  # noqa: E731
+
+    def constant(estimator, X, y):
+        return 0.5
+
     for Cs in (CS, CS[::-1]):
         assert Cs[0] == ours(Cs=Cs, scoring=constant).fit(X, y).C_
         assert Cs[0] == ours(Cs=Cs, scoring=constant, refit=False).fit(X, y).C_

@@ -11,7 +11,7 @@ try:
     from sklearn.callback import CallbackSupportMixin
 except ImportError:  # scikit-learn 1.8: estimators have no `set_callbacks`
 
-    class CallbackSupportMixin:  # type: ignore[no-redef]
+    class CallbackSupportMixin:  # type: ignore[no-redef]  # stands in for it
         """Stands for a class that came with scikit-learn 1.9."""
 
 
