@@ -57,6 +57,8 @@ class Adapter(ABC):
     # Whether `trace` heeds the limit; else the parent kills the process there.
     cuts_itself: bool = False
     growth: float = 1.5  # ratio of two budgets of a curve
+    # Whether it minimises the objective below; else it is fitted at its defaults and shown apart.
+    same_objective: bool = True
 
     def version(self) -> str | None:
         """Return the installed version, or None."""
@@ -143,6 +145,11 @@ LIBRARIES: dict[str, Adapter] = {}
 def register(adapter: Adapter) -> None:
     """Make an adapter known under its name."""
     LIBRARIES[adapter.name] = adapter
+
+
+def libraries_apart() -> set[str]:
+    """Return the names of the libraries that minimise something else."""
+    return {adapter.name for adapter in find_libraries().values() if not adapter.same_objective}
 
 
 def find_libraries() -> dict[str, Adapter]:

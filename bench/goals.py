@@ -4,8 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.kernel_rows import NARROW_CPUS, Measurements, known
-from bench.kernel_tables import mean_ratio, narrow_cpus, narrow_ratio, passes, peak_share
+from bench.kernel_tables import (
+    mean_ratio,
+    narrow_cpus,
+    narrow_ratio,
+    passes,
+    peak_share,
+    sparse_name,
+)
 from bench.operation import Shape, shape_name
+from bench.operations.sparse import NAME as SPARSE
 from bench.tables import TextTable, number
 
 BOUND_SHARE = 0.6
@@ -14,6 +22,7 @@ PASSES = {"hessian_vector_product": 1.6, "hessian_operator": 1.1}
 SCALING = 1.7
 ONE_ROW = 2.0
 MEAN_RATIOS = {"float64": 2.5, "float32": 3.5}
+SPARSE_RATIOS = {"debian_sections": 6.0, "zipf_corpus": 8.0}
 BIG = 1_000_000  # n d
 
 
@@ -111,6 +120,31 @@ def kernel_goals(found: Measurements) -> list[Verdict]:
                 ),
             )
             for cpu in dict.fromkeys([*NARROW_CPUS, *narrow_cpus(found)])
+        ),
+        *(_sparse_goals(found) if found.cases(SPARSE) else ()),
+    ]
+
+
+def _sparse_goals(found: Measurements) -> list[Verdict]:
+    cases = [(f"{sparse_name(s)} {d}", s, d) for s, d in found.cases(SPARSE)]
+    return [
+        *(
+            at_least(
+                f"a sparse pass is {least:g}x scikit-learn's on {problem}",
+                least,
+                [
+                    (name, found.ratio(SPARSE, s, d))
+                    for name, s, d in cases
+                    if sparse_name(s) == problem
+                ],
+            )
+            for problem, least in SPARSE_RATIOS.items()
+        ),
+        at_least(
+            f"a sparse pass attains {100 * BOUND_SHARE:.0f} % of the bound",
+            100 * BOUND_SHARE,
+            [(name, 100 * found.attained(SPARSE, s, d)) for name, s, d in cases],
+            " %",
         ),
     ]
 

@@ -4,8 +4,11 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from bench.gathers import FILE as GATHERS
+from bench.gathers import Bounds, case_name, read_bounds
 from bench.machine import Limits, Machine
 from bench.operation import OURS, Operation, Shape, find_operations, shape_name
+from bench.operations.sparse import NAME as SPARSE
 from bench.results import NAN, read_csv
 
 NATIVE = "native"
@@ -48,16 +51,20 @@ class KernelRow:
 class Measurements:
     """The rows of each library's latest version, and the machine's limits."""
 
-    def __init__(self, rows: list[KernelRow], machine: Machine) -> None:
+    def __init__(
+        self, rows: list[KernelRow], machine: Machine, bounds: Bounds | None = None
+    ) -> None:
         self.versions = {row.library: row.version for row in rows}
         self.rows = [row for row in rows if row.version == self.versions[row.library]]
         self.machine = machine
+        self.bounds = bounds or {}  # of passes over sparse X
         self.operations = find_operations()
 
     @classmethod
     def read(cls, path: Path, machine: Machine) -> "Measurements":
         """Return what a file holds."""
-        return cls(list(map(KernelRow.from_strings, read_csv(path))), machine)
+        rows = list(map(KernelRow.from_strings, read_csv(path)))
+        return cls(rows, machine, read_bounds(path.parent / GATHERS))
 
     def cases(self, operation: str) -> list[tuple[Shape, str]]:
         """Return the (shape, dtype) of an operation that have rows, in the registry's order."""
@@ -120,7 +127,11 @@ class Measurements:
     def attained(self, operation: str, shape: Shape, dtype: str, threads: str = "2") -> float:
         """Return our share of the machine's bound at as many threads."""
         limits, registered = self.machine[threads], self.operations[operation]
-        bound = limits.bound(*registered.bound_arguments(shape, dtype))
+        if operation == SPARSE:
+            by_threads = self.bounds.get(case_name(shape_name(shape), dtype))
+            bound = by_threads[threads].seconds if by_threads else NAN
+        else:
+            bound = limits.bound(*registered.bound_arguments(shape, dtype))
         return bound / self.seconds(operation, shape, dtype, threads=threads)
 
     def scaling(self, operation: str, shape: Shape, dtype: str) -> float:

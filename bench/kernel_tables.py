@@ -1,7 +1,10 @@
 """The tables of ``python -m bench kernels``, from saved rows and the machine's limits."""
 
+from bench.gathers import case_name
 from bench.kernel_rows import Measurements, known
 from bench.operation import Shape, shape_name
+from bench.operations.sparse import NAME as SPARSE
+from bench.operations.sparse import PROBLEMS
 from bench.summary import geometric_mean
 from bench.tables import NEVER, TextTable, number
 
@@ -17,6 +20,7 @@ def kernel_tables(found: Measurements) -> list[TextTable]:
         _one_row(found),
         _softmax(found),
         _narrow(found),
+        _sparse(found),
     ]
     if missing := found.missing():
         lines = [[*row.key[:-1], row.status, row.reason] for row in missing]
@@ -221,6 +225,53 @@ def _narrow(found: Measurements) -> TextTable:
         "vector registers that a probe in the same process got. scikit-learn uses all that this "
         "CPU has, through its BLAS.",
     )
+
+
+def _sparse(found: Measurements) -> TextTable:
+    rows = []
+    for shape, dtype in found.cases(SPARSE):
+        by_threads = found.bounds.get(case_name(shape_name(shape), dtype))
+        parts = [NEVER] * 5
+        if by_threads:
+            bound = by_threads["2"]
+            parts = [number(1e3 * s) for s in (bound.seconds, bound.streamed, bound.forward)]
+            parts += [f"{number(1e3 * bound.backward)} {bound.backward_by}"]
+            parts += [number(1e3 * bound.arithmetic)]
+        row = found.find(SPARSE, shape, dtype)
+        rows.append(
+            [
+                sparse_name(shape),
+                dtype,
+                *_ours_ms(found, SPARSE, shape, dtype),
+                *parts,
+                *(_percent(found.attained(SPARSE, shape, dtype, threads)) for threads in "21"),
+                number(found.scaling(SPARSE, shape, dtype), "x"),
+                _peer_ms(found, SPARSE, shape, dtype, "scikit-learn"),
+                number(found.ratio(SPARSE, shape, dtype), "x"),
+                NEVER if row is None else f"{row.error:.0e}",
+            ]
+        )
+    header = ["problem", "dtype", "ms, 2 thr", "ms, 1 thr", "bound, ms", "streams", "forward",
+              "backward", "arithmetic", "attained", "1 thr", "1 to 2", "scikit-learn, ms",
+              "ratio", "error"]  # fmt: skip
+    return TextTable(
+        "One pass over sparse X: value and gradient",
+        header,
+        rows,
+        "The bound is streams + forward + backward, with two threads, or the arithmetic. Streams: "
+        "non-zeros with their indices, twice where the gradient is summed by columns, residuals "
+        "and gradient once, at the bandwidth. Forward: a random read of a row of K coefficients "
+        "for each non-zero; backward: of a row of K residuals by columns, or of the gradient by "
+        "rows, whichever costs less. The most frequent rows are taken to stay in the caches that "
+        "they fit in, and a row costs what the same run measured for random reads of as many cache "
+        "lines from a table in that cache. What an order of rows or blocks would save is not "
+        "counted. scikit-learn's is `LinearModelLoss.loss_gradient`.",
+    )
+
+
+def sparse_name(shape: Shape) -> str:
+    """Return the name of the problem that a shape stands for."""
+    return PROBLEMS.get(shape, shape_name(shape))
 
 
 def narrow_cpus(found: Measurements) -> list[str]:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import machine
+from bench import gathers, machine
 from bench.console import messages, progress_bar, rich_table, terminal
 from bench.goals import kernel_goals, verdicts_table
 from bench.kernel_rows import NARROW_CPUS, NATIVE, KernelRow, Measurements
 from bench.kernel_tables import kernel_tables
 from bench.operation import OURS, Operation, Shape, find_operations, installed_version, shape_name
+from bench.operations import sparse
 from bench.process import ChildError, run_child
 from bench.results import append_csv, read_csv
 
@@ -45,6 +46,8 @@ class KernelPlan:
         shapes = operation.quick_shapes if self.quick else operation.shapes
         if self.shapes is None:
             return shapes
+        if operation.only_these:
+            return [s for s in self.shapes if s in (*operation.shapes, *operation.quick_shapes)]
         return [s for s in self.shapes if len(s) == len(shapes[0]) and len(operation.shapes) > 1]
 
     def _rivals(self, operation: Operation, shape: str, dtype: str) -> list[KernelRow]:
@@ -72,21 +75,25 @@ def run_kernels(plan: KernelPlan, folder: Path, fresh: bool) -> int:
     """Measure the machine and every operation, write ``kernels.csv`` and print the tables."""
     path = folder / "kernels.csv"
     if fresh:
-        path.unlink(missing_ok=True)
-        (folder / "machine.json").unlink(missing_ok=True)
+        for name in ("kernels.csv", "machine.json", gathers.FILE):
+            (folder / name).unlink(missing_ok=True)
     console = messages()
     limits = machine.measure_and_keep(folder / "machine.json", plan.quick)
     for threads, limit in limits.items():
         console.print(f"{threads} thread{'s' if threads > '1' else ''}: {limit}")
     todo = plan.rows()
+    sparse_cases = {(row.shape, row.dtype) for row in todo if row.operation == sparse.NAME}
     try:
+        if sparse_cases:
+            console.print("random reads")
+            gathers.measure_and_keep(folder / gathers.FILE, limits, sparse_cases, plan.quick)
         _measure_all(todo, path, console)
     except KeyboardInterrupt:
         console.print(f"Interrupted. The rows stand in {path}; the same command goes on.")
         return 130
     keys = {row.key for row in todo}
     rows = [row for row in map(KernelRow.from_strings, read_csv(path)) if row.key in keys]
-    measurements = Measurements(rows, limits)
+    measurements = Measurements(rows, limits, gathers.read_bounds(folder / gathers.FILE))
     tables = terminal()
     for table in kernel_tables(measurements):
         tables.print(rich_table(table))

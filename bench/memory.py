@@ -1,4 +1,4 @@
-"""``python -m bench memory``: the peak extra memory of a fit, in percent of X.
+"""``python -m bench memory``: the peak extra memory of a fit, of dense X and of sparse.
 
 The measuring process is this module, too: it makes X in place, block by block, fits a few rows so
 that compiling is not counted, and reads how far the fit raised its largest resident size.
@@ -16,8 +16,10 @@ import numpy as np
 
 from bench.console import messages, progress_bar, rich_table, terminal
 from bench.goals import Verdict, at_most, verdicts_table
+from bench.kernel_tables import sparse_name
 from bench.operation import OURS, Shape, installed_version, parse_shape, shape_name
-from bench.problems import Array
+from bench.operations.sparse import PROBLEMS, sparse_data
+from bench.problems import Array, matrix_bytes, problem_dtypes
 from bench.process import ChildError, run_child
 from bench.results import NAN, append_csv, read_csv
 from bench.tables import TextTable, number
@@ -30,6 +32,13 @@ CASES: list[tuple[Shape, str]] = [
 ]
 QUICK_CASES: list[tuple[Shape, str]] = [((200_000, 50, 3), "float32")]
 STORAGES = ("array", "memmap")
+CSR = "csr"
+#: The problems of the suite, by shape.
+SPARSE_CASES: list[tuple[Shape, str]] = [
+    (shape, problem_dtypes(name)[0]) for shape, name in PROBLEMS.items()
+]
+QUICK_SPARSE_CASES: list[tuple[Shape, str]] = [((20_000, 50_000, 8), "float32")]
+COPIES = 12
 FIT_LIMIT = 900.0  # seconds, with making X
 # Memory that was freed before must not stay with the process, to be used again unseen.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -42,7 +51,7 @@ class MemoryRow:
 
     shape: str
     dtype: str
-    storage: str  # "array", or "memmap" of a file, read-only
+    storage: str  # "array", "memmap" of a file, read-only, or "csr"
     version: str
     status: str = "ok"
     reason: str = ""
@@ -60,12 +69,15 @@ class MemoryRow:
         """Return 5 % of X + 40 coefficients + the preconditioner + 2 n K where K < d / 20.
 
         The preconditioner is counted as the largest of the documented: (K D)² in float64 with
-        D = d + 1, up to 2000 free parameters; K D² beyond.
+        D = d + 1, up to 2000 free parameters; K D² beyond. For sparse X: 12 copies of the
+        coefficients in the solver's dtype, 2 X and n K residuals in that of X.
         """
         n, d, K = parse_shape(self.shape)
         n_params = K * (d + 1)
-        square = n_params**2 if (K - 1) * (d + 1) <= 2000 else K * (d + 1) ** 2
         itemsize = 8 if self.dtype == "float64" else 4
+        if self.storage == CSR:
+            return COPIES * n_params * itemsize + 2 * self.X_bytes + n * K * itemsize
+        square = n_params**2 if (K - 1) * (d + 1) <= 2000 else K * (d + 1) ** 2
         cached = 2 * n * K * itemsize if d / 20 > K else 0
         return 0.05 * self.X_bytes + 8 * (40 * n_params + square) + cached
 
@@ -82,6 +94,8 @@ def run_memory(folder: Path, fresh: bool, quick: bool) -> int:
         for s, dtype in cases
         for storage in STORAGES
     ]
+    sparse_cases = QUICK_SPARSE_CASES if quick else SPARSE_CASES
+    todo += [MemoryRow(shape_name(s), dtype, CSR, version) for s, dtype in sparse_cases]
     done = {row.key for row in read_rows(path)}
     with progress_bar(messages()) as progress:
         task = progress.add_task("starting", total=len(todo))
@@ -113,7 +127,7 @@ def memory_tables(rows: list[MemoryRow]) -> list[TextTable]:
     """Return the table and the goal."""
     lines = [
         [
-            row.shape,
+            _name(row),
             row.dtype,
             row.storage,
             number(row.X_bytes / 1e6),
@@ -132,19 +146,35 @@ def memory_tables(rows: list[MemoryRow]) -> list[TextTable]:
         "and with every page of X resident. Allowed: 5 % of X, 40 copies of the coefficients, the "
         "preconditioner, and 2 n K numbers where K < d / 20."
     )
+    note += (
+        f" For sparse X, csr: {COPIES} copies of the coefficients in the solver's dtype, 2 X and "
+        "n K residuals."
+    )
     table = TextTable("Memory of a fit", header, lines, note)
     return [table, verdicts_table(memory_goals(rows), "Memory goals")]
 
 
 def memory_goals(rows: list[MemoryRow]) -> list[Verdict]:
     """Return the verdict on memory: extra bytes in percent of those allowed."""
-    shares = [
-        (f"{r.shape} {r.dtype} {r.storage}", 100 * r.extra_bytes / r.allowed_bytes)
-        for r in rows
-        if r.status == "ok"
-    ]
+    measured = [row for row in rows if row.status == "ok"]
+    shares = {
+        is_sparse: [
+            (f"{_name(r)} {r.dtype} {r.storage}", 100 * r.extra_bytes / r.allowed_bytes)
+            for r in measured
+            if (r.storage == CSR) == is_sparse
+        ]
+        for is_sparse in (False, True)
+    }
     goal = "a fit needs no more extra memory than allowed, also with a memmap"
-    return [at_most(goal, 100.0, shares, " % of it")]
+    verdicts = [at_most(goal, 100.0, shares[False], " % of it")]
+    if shares[True]:
+        goal = f"a fit of sparse X needs at most {COPIES} copies of the coefficients + 2 X + n K"
+        verdicts.append(at_most(goal, 100.0, shares[True], " % of it"))
+    return verdicts
+
+
+def _name(row: MemoryRow) -> str:
+    return sparse_name(parse_shape(row.shape)) if row.storage == CSR else row.shape
 
 
 def _percent(row: MemoryRow) -> float:
@@ -167,11 +197,12 @@ def extra_memory(shape: Shape, dtype: str, storage: str, folder: Path) -> dict[s
     """Return the bytes of X and those that a fit needs besides."""
     from fastsoftmax import LogisticRegression
 
-    X, y = _data(shape, dtype, storage, folder)
+    X, y = sparse_data(shape, dtype)[:2] if storage == CSR else _data(shape, dtype, storage, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it need not converge
-        n_few = 60_000  # enough for threads
-        LogisticRegression(max_iter=MAX_ITER).fit(np.array(X[:n_few]), y[:n_few])
+        # Enough for threads; of a sparse X a tenth, with as many coefficients.
+        few = slice(60_000 if storage != CSR else len(y) // 10)
+        LogisticRegression(max_iter=MAX_ITER).fit(X[few].copy(), y[few])
         float(X.max())  # pages of a file count as resident once they were read
         forget_peak()
         before = status_bytes("VmRSS")
@@ -179,7 +210,7 @@ def extra_memory(shape: Shape, dtype: str, storage: str, folder: Path) -> dict[s
         model.fit(X, y)
     extra = max(0, status_bytes("VmHWM") - before)
     return {
-        "X_bytes": X.nbytes,
+        "X_bytes": matrix_bytes(X),
         "extra_bytes": extra,
         "n_iter": int(max(model.n_iter_)),
     }

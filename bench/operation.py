@@ -42,6 +42,7 @@ class Operation:
     n_words: Count | None = None  # numbers that must come from memory
     threads: tuple[str, ...] = ("1", "2")
     narrow: bool = False  # whether it is also measured with narrower vector code
+    only_these: bool = False  # whether there are no other shapes
 
     def bound_arguments(self, shape: Shape, dtype: str) -> tuple[float, float, str]:
         """Return bytes, flops and dtype, as `Limits.bound` takes them."""

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 
 from bench.operation import OURS
-from bench.summary import Entry, Group, by_problem, middle_of_each
+from bench.summary import Entry, Group, by_problem, dense_and_sparse, middle_of_each
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -28,6 +28,8 @@ LIBRARY_STYLES = {
     "scikit-learn": ("#0072B2", "s"),  # of kernels, where there are no solvers
     "torch": ("#000000", "p"),
 }
+#: Of dense problems and of sparse ones.
+OVERVIEWS = ("suboptimality.png", "sparse.png")
 OTHERS = [("#882255", "X"), ("#999933", "d"), ("#44AA99", "<")]
 FLOOR = 1e-10  # the reference is good to 1e-12; what is below would only look like a difference
 STYLE: dict[Any, Any] = {
@@ -47,9 +49,9 @@ STYLE: dict[Any, Any] = {
 
 
 def plot_all(groups: list[Group], folder: Path) -> list[Path]:
-    """Write a PNG per problem and dtype, a panel for each C, and ``suboptimality.png``.
+    """Write a PNG per problem and dtype, a panel for each C, and the `OVERVIEWS`.
 
-    The last has a panel for each problem at the middle one of its C.
+    These have a panel for each problem at the middle one of its C.
     """
     drawable = [g for g in groups if any(entry.scored for entry in g.entries)]
     if not drawable:
@@ -60,8 +62,9 @@ def plot_all(groups: list[Group], folder: Path) -> list[Path]:
         for panels in by_problem(drawable):
             path = folder / f"suboptimality_{panels[0].problem}_{panels[0].dtype}.png"
             paths.append(_figure(panels, colours, path))
-        overview = middle_of_each(drawable)
-        paths.append(_figure(overview, colours, folder / "suboptimality.png"))
+        for name, part in zip(OVERVIEWS, dense_and_sparse(drawable), strict=True):
+            if part:
+                paths.append(_figure(middle_of_each(part), colours, folder / name))
     return paths
 
 

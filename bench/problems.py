@@ -68,10 +68,7 @@ class Problem:
     @property
     def X_bytes(self) -> int:
         """Return the size of the training matrix in bytes."""
-        X = self.X
-        if scipy.sparse.issparse(X):
-            return int(X.data.nbytes + X.indices.nbytes + X.indptr.nbytes)
-        return int(X.nbytes)
+        return matrix_bytes(self.X)
 
     def sample(self, per_class: int = 5, n_classes: int = 3) -> "Problem":
         """Return the first training rows of the first classes, for a warm-up fit.
@@ -91,6 +88,8 @@ class Problem:
 
 Loader = Callable[[], Data]
 PROBLEMS: dict[str, Loader] = {}
+#: What quick runs use in place of some problems, which would take long to make and then thin.
+QUICK_PROBLEMS: dict[str, Loader] = {}
 DEFAULT_PROBLEMS = ("digits", "synthetic")
 #: Groups of problems by name. The first is what the goals are about.
 SUITES = {
@@ -109,9 +108,11 @@ SUITES = {
         "mnist",
         "mnist_raw",
         "embedding_probe",
-    )
+    ),
+    "sparse": ("debian_sections", "zipf_corpus", "flights_onehot"),
 }
-FLOAT32_PROBLEMS = ("embedding_probe",)  # where nothing else is asked for
+#: Where nothing else is asked for.
+FLOAT32_PROBLEMS = ("embedding_probe", "debian_sections", "zipf_corpus")
 STRENGTHS = (0.01, 1.0, 100.0)
 
 
@@ -136,8 +137,10 @@ def load_problem(name: str, dtype: str = "float64", quick: bool = False) -> Prob
     """
     if name not in PROBLEMS:
         raise ProblemUnavailableError(f"no problem {name!r}; there are: {', '.join(PROBLEMS)}")
-    data = PROBLEMS[name]()
+    is_small = quick and name in QUICK_PROBLEMS
+    data = (QUICK_PROBLEMS if is_small else PROBLEMS)[name]()
     X, y, X_test, y_test = data.X, data.y, data.X_test, data.y_test
+    quick = quick and not is_small
     if quick:
         X, y = _thin(X, y)
     if X_test is None or y_test is None:
@@ -154,8 +157,15 @@ def load_problem(name: str, dtype: str = "float64", quick: bool = False) -> Prob
         y=labels.astype(np.int64),
         X_test=_as_matrix(X_test[known], dtype),
         y_test=np.searchsorted(classes, y_test[known]).astype(np.int64),
-        C=(1.0,) if quick else data.C,
+        C=(1.0,) if quick or is_small else data.C,
     )
+
+
+def matrix_bytes(X: Matrix) -> int:
+    """Return the size of a matrix in bytes."""
+    if scipy.sparse.issparse(X):
+        return int(X.data.nbytes + X.indices.nbytes + X.indptr.nbytes)
+    return int(X.nbytes)
 
 
 def row_blocks(n_samples: int, width: int, block_bytes: int = 1 << 25) -> Iterator[slice]:
@@ -172,7 +182,10 @@ def _thin(X: Matrix, y: Array) -> tuple[Matrix, Array]:
 
 def _as_matrix(X: Matrix, dtype: str) -> Matrix:
     if scipy.sparse.issparse(X):
-        return scipy.sparse.csr_array(X).astype(dtype)
+        X = scipy.sparse.csr_array(X).astype(dtype)
+        # scikit-learn's saga and liblinear refuse 64-bit indices; SciPy may choose them.
+        X.indices, X.indptr = X.indices.astype(np.int32), X.indptr.astype(np.int32)
+        return X
     return np.ascontiguousarray(X, dtype=dtype)
 
 
@@ -357,10 +370,84 @@ def diamonds_standardised() -> Data:
 
 @register
 def debian_sections() -> Data:
-    """Return sparse TF-IDF features of Debian packages; y = archive section."""
+    """Return sparse TF-IDF features of Debian packages, as they are; y = archive section."""
     arrays = _require("debian_sections")
     parts = (arrays["data"], arrays["indices"], arrays["indptr"])
-    return Data(scipy.sparse.csr_array(parts, shape=tuple(arrays["shape"])), arrays["y"])
+    X = scipy.sparse.csr_array(parts, shape=tuple(arrays["shape"]))
+    return Data(X, arrays["y"], C=(0.1, 1.0, 100.0))
+
+
+@register
+def zipf_corpus() -> Data:
+    """Return 200000 training rows of 500000 TF-IDF features, some 60 in a row; 20 topics."""
+    return made_corpus(250_000, 500_000, 20)
+
+
+def made_corpus(n_samples: int, n_features: int, n_classes: int) -> Data:
+    """Return TF-IDF rows of documents whose words follow Zipf's law, in the manner of Mandelbrot.
+
+    The word of rank r has the probability 1 / (r + 10), up to a factor. One word in ten is replaced
+    by that neighbour in rank which belongs to the document's topic; 5 % of the labels are noise.
+    """
+    rng = np.random.default_rng(11)
+    shift, length = 10.0, 63
+    shares = 1.0 / np.sqrt(np.arange(1.0, n_classes + 1))
+    labels = rng.choice(n_classes, size=n_samples, p=shares / shares.sum()).astype(np.int32)
+    # The inverse of the distribution function log(1 + r / shift) / log(1 + d / shift).
+    uniform = rng.random((n_samples, length), dtype=np.float32)
+    words = (shift * np.expm1(uniform * np.log1p(n_features / shift, dtype=np.float32))).astype(
+        np.int32
+    )
+    topical = rng.random(words.shape, dtype=np.float32) < 0.1
+    own = words - words % n_classes + labels[:, None]
+    words = np.minimum(np.where(topical, own, words), n_features - 1)
+    # Columns are in no order of frequency, as those of a sorted vocabulary.
+    words = rng.permutation(n_features).astype(np.int32)[words]
+    words.sort(axis=1)
+    first = np.ones(words.shape, bool)
+    first[:, 1:] = words[:, 1:] != words[:, :-1]
+    starts = np.flatnonzero(first)
+    indices = words.ravel()[starts]
+    counts = np.diff(starts, append=words.size)
+    indptr = np.concatenate([[0], first.sum(axis=1).cumsum()]).astype(np.int32)
+    n_documents = np.bincount(indices, minlength=n_features)
+    idf = 1.0 + np.log((1.0 + n_samples) / (1.0 + n_documents))
+    data = ((1.0 + np.log(counts)) * idf[indices]).astype(np.float32)
+    norms = np.sqrt(np.add.reduceat(data * data, indptr[:-1]))
+    data /= np.repeat(norms, np.diff(indptr))
+    X = scipy.sparse.csr_array((data, indices, indptr), shape=(n_samples, n_features))
+    noisy = rng.random(n_samples) < 0.05
+    labels[noisy] = rng.integers(n_classes, size=int(noisy.sum()))
+    return Data(X, labels)
+
+
+QUICK_PROBLEMS["zipf_corpus"] = lambda: made_corpus(QUICK_ROWS, 1000, 4)
+
+
+@register
+def flights_onehot() -> Data:
+    """Return flights as categories only, one-hot: airports, times and pairs; y = carrier."""
+    arrays = _require("flights")
+    X = arrays["X"]
+    month, day, hour, minute = X[:, 0], X[:, 1], X[:, 10], X[:, 11]
+    origin = X[:, 12:15].argmax(axis=1)
+    destination = X[:, 15:].argmax(axis=1)
+    categories = [origin, destination, hour, month, day, minute]
+    categories += [1000 * origin + destination, 1000 * origin + hour]
+    return Data(one_hot(categories), arrays["y"], C=STRENGTHS)
+
+
+def one_hot(categories: list[Array]) -> Matrix:
+    """Return a CSR array with a column for each value of each category, in order."""
+    columns, offset = [], 0
+    for values in categories:
+        known, codes = np.unique(values, return_inverse=True)
+        columns.append(codes + offset)
+        offset += len(known)
+    indices = np.column_stack(columns).astype(np.int32)
+    indptr = np.arange(len(indices) + 1, dtype=np.int32) * indices.shape[1]
+    parts = (np.ones(indices.size), indices.ravel(), indptr)
+    return scipy.sparse.csr_array(parts, shape=(len(indices), offset))
 
 
 @register

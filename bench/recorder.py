@@ -1,6 +1,7 @@
 """A curve from one fit: the iterates of a solver, with the time at which each was reached."""
 
 import math
+import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import numpy as np
 from bench.adapter import MAX_BUDGET, Adapter, Effort, Fit, OutOfTimeError, middle
 from bench.problems import Array, Problem
 
+#: Larger iterates go to files: thirty of them are more than a fit of millions of params holds.
+IN_MEMORY = 1 << 23
 GROWTH = 1.25  # ratio of the iteration counts that are kept: 1, 2, 3, 4, 5, 7, 9, 12, ...
 
 
@@ -43,7 +46,7 @@ class Recorder:
         self.is_cut = self.seconds > self.limit
         kept = self.points[-1][0] if self.points else 0
         if n_iter >= max(kept + 1, math.ceil(kept * GROWTH)):
-            self.points.append((n_iter, self.seconds, params.copy()))
+            self.points.append((n_iter, self.seconds, _copy(params)))
             self._begin += time.perf_counter() - now
         if self.is_cut:
             raise OutOfTimeError
@@ -52,6 +55,15 @@ class Recorder:
         """Keep the last iterate, too."""
         if self._last[0] > (self.points[-1][0] if self.points else 0):
             self.points.append(self._last)
+
+
+def _copy(params: Array) -> Array:
+    """Return a copy in memory, or one in a file without a name, whose end is that of the array."""
+    if params.nbytes <= IN_MEMORY:
+        return params.copy()
+    with tempfile.TemporaryFile() as file:
+        params.tofile(file)
+        return np.memmap(file, params.dtype, "r", shape=params.shape)
 
 
 class TracedAdapter(Adapter):
@@ -78,7 +90,8 @@ class TracedAdapter(Adapter):
             return recorder
 
         recorder = middle(run, lambda found: found.seconds, effort.repeats)
-        for n_iter, seconds, params in recorder.points:
+        while recorder.points:  # a file's pages count as memory once they were read
+            n_iter, seconds, params = recorder.points.pop(0)
             if n_iter > effort.after:
                 yield Fit(*self.unpack(problem, params), n_iter, seconds)
         if recorder.is_cut:

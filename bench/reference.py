@@ -6,7 +6,10 @@ the Hessian of every 8th row, with one weighted Gram matrix per class where ther
 params, or with the Hessian's diagonal where X is wide or sparse.
 
 The certificate is the Newton decrement ``g' H^-1 g / 2``, which estimates ``f - f*`` and, unlike
-a gradient norm, does not depend on the scale of the features.
+a gradient norm, does not depend on the scale of the features. With millions of params a system
+that is solved well enough for it takes minutes. There it is a bound that holds at any params,
+``f - f* <= |g_W|^2 / (2 l2)``, with the intercepts that are best for the coefficients
+(`duality_gap`).
 
 References
 ----------
@@ -27,14 +30,20 @@ from bench.problems import Array, Matrix, Problem, row_blocks
 from bench.score import (
     Float64Array,
     class_logits,
+    columns_of,
     dense_or_sparse_float64,
     l2_of,
     log_probabilities,
     objective,
     value_and_gradient,
+    width_of,
 )
 
 TOLERANCE = 1e-12  # of the decrement, relative to f
+# n_params from which the gap certifies, and down to what, relative to f: a hundredth of what a time
+# to 1e-6 could notice.
+LARGE_PARAMS = 1_000_000
+GAP_TOLERANCE = 1e-9
 NEAR = 1e-3  # relative decrement up to which a start needs no steps on fewer rows
 DENSE_PARAMS = 2500  # n_params up to which the full Hessian is built: 50 MB
 # With many rows the Hessian of every 8th one is the preconditioner: flights' full one is
@@ -46,6 +55,7 @@ GRAM_BYTES = 1 << 30
 # that conjugate gradients report is below the true one by that part at most.
 CG_TOLERANCE = 1e-2
 CG_ITERATIONS = 2000
+INTERCEPT_STEPS = 20
 
 Apply = Callable[[Float64Array], Float64Array]
 
@@ -60,10 +70,13 @@ class Optimum:
     gradient_norm: float
     n_iter: int  # on all rows
     seconds: float = 0.0
+    gap: float = math.inf  # a bound of f - f*, where it was computed
 
     @property
     def reached(self) -> bool:
-        """Whether the decrement is below the tolerance."""
+        """Whether the decrement, or the gap, is below its tolerance."""
+        if self.gap <= GAP_TOLERANCE * self.objective:
+            return True
         return self.decrement <= TOLERANCE * self.objective
 
 
@@ -80,6 +93,10 @@ def minimise(
     X, labels = problem.X, problem.y
     n_samples = X.shape[0]
     l2, deadline = l2_of(C, n_samples), begin + time_limit
+    if problem.n_params >= LARGE_PARAMS:
+        params = np.zeros((problem.n_rows, X.shape[1] + 1)) if start is None else start
+        large = _large(X, labels, params.astype(np.float64), l2, deadline)
+        return replace(large, seconds=time.perf_counter() - begin)
     coarse = np.zeros((problem.n_rows, X.shape[1] + 1))
     params = coarse if start is None else start.astype(np.float64)
     optimum = None
@@ -125,6 +142,55 @@ def _newton(
         value, gradient, _ = value_and_gradient(X, labels, params, l2)
 
 
+def _large(X: Matrix, labels: Array, params: Float64Array, l2: float, deadline: float) -> Optimum:
+    """Return the end of Newton's method with the gap below its tolerance, or out of time."""
+    n_iter, decrement = 0, math.inf
+    while True:
+        params, value, gradient, gap = duality_gap(X, labels, params, l2)
+        step = 0.0
+        if gap > GAP_TOLERANCE * value and time.perf_counter() < deadline:
+            n_iter += 1
+            direction, decrement = _Hessian(X, params, l2).solve(-gradient, deadline)
+            step = _step_size(X, labels, params, direction, l2, value, decrement)
+        if step == 0.0:
+            norm = float(np.abs(gradient).max())
+            # The decrement of the last step, before it was taken, says nothing about its end.
+            return Optimum(params, value, gap, norm, n_iter, gap=gap)
+        params = params + step * direction
+
+
+def duality_gap(
+    X: Matrix, labels: Array, params: Float64Array, l2: float
+) -> tuple[Float64Array, float, Float64Array, float]:
+    """Return params with the best intercepts, their objective, its gradient and a bound of f - f*.
+
+    The least objective over the intercepts, F(W), is strongly convex with modulus l2, since
+    f - l2/2 ||W||^2 is convex in all params. So F(W) - f* <= ||grad F(W)||^2 / (2 l2), and grad F
+    is the gradient of f with respect to W at the best intercepts. It is also the gap between f and
+    the dual objective at the residuals.
+    """
+    columns = columns_of(X, params)
+    logits = np.empty((X.shape[0], max(2, len(params))))
+    for rows in row_blocks(X.shape[0], width_of(X, params)):
+        logits[rows] = class_logits(dense_or_sparse_float64(X[rows]), params, columns)
+    del columns
+    counts = np.bincount(labels, minlength=logits.shape[1])
+    shift = np.zeros(logits.shape[1])
+    for _ in range(INTERCEPT_STEPS):
+        P = np.exp(log_probabilities(logits + shift))
+        g = (P.sum(axis=0) - counts)[1:]
+        H = np.diag(P.sum(axis=0)) - P.T @ P
+        newton = np.linalg.solve(H[1:, 1:], g)  # the first one's stays: only differences count
+        shift[1:] -= newton
+        if np.abs(newton).max() < 1e-14:
+            break
+    params = params.copy()
+    params[:, -1] += shift[-len(params) :]
+    value, gradient, _ = value_and_gradient(X, labels, params, l2)
+    coef_gradient = gradient[:, :-1]
+    return params, value, gradient, float(np.vdot(coef_gradient, coef_gradient)) / (2.0 * l2)
+
+
 def _step_size(
     X: Matrix,
     labels: Array,
@@ -162,8 +228,9 @@ class _Hessian:
         self.sparse = bool(scipy.sparse.issparse(X))
         n_classes = max(2, self.n_rows)
         self.probabilities = np.empty((X.shape[0], n_classes))
+        columns = columns_of(X, params)
         for rows in self._blocks():
-            logits = class_logits(dense_or_sparse_float64(X[rows]), params)
+            logits = class_logits(dense_or_sparse_float64(X[rows]), params, columns)
             self.probabilities[rows] = np.exp(log_probabilities(logits))
 
     def solve(self, right: Float64Array, deadline: float) -> tuple[Float64Array, float]:
@@ -185,23 +252,23 @@ class _Hessian:
         return solution, 0.5 * float(np.vdot(right, solution))
 
     def _blocks(self, extra: int = 0) -> list[slice]:
-        width = extra + 4 * self.n_rows + (0 if self.sparse else self.width)
-        return list(row_blocks(self.X.shape[0], width))
+        return list(row_blocks(self.X.shape[0], extra + width_of(self.X, self.params)))
 
     def product(self, direction: Float64Array) -> Float64Array:
         """Return ``H V``: with U = [X, 1] V', T = P o (U - rowsum(P o U)) it is T' [X, 1] / n."""
-        result = np.zeros_like(direction)
+        columns = columns_of(self.X, direction)
+        result = np.zeros(direction.shape[::-1])
         for rows in self._blocks():
             block = dense_or_sparse_float64(self.X[rows])
             p = self.probabilities[rows]
-            u = class_logits(block, direction)
+            u = class_logits(block, direction, columns)
             t = p * (u - (p * u).sum(axis=1, keepdims=True))
             t = t[:, -self.n_rows :]
-            result[:, :-1] += (block.T @ t).T
-            result[:, -1] += t.sum(axis=0)
-        result /= self.X.shape[0]
-        result[:, :-1] += self.l2 * direction[:, :-1]
-        return result
+            result[:-1] += block.T @ t
+            result[-1] += t.sum(axis=0)
+        product = np.ascontiguousarray(result.T) / self.X.shape[0]
+        product[:, :-1] += self.l2 * direction[:, :-1]
+        return product
 
     def _dense(self) -> Float64Array:
         """Return the matrix: diag(P_k) Gram blocks minus the Gram matrix of rows p (x) x."""
@@ -230,7 +297,7 @@ class _Hessian:
     @threadpool_limits.wrap(limits=1, user_api="blas")
     def _preconditioner(self) -> Apply:
         gram_bytes = 8 * self.n_rows * self.width**2
-        if self.sparse or self.width > GRAM_FEATURES + 1 or gram_bytes > GRAM_BYTES:
+        if self.width > GRAM_FEATURES + 1 or gram_bytes > GRAM_BYTES:
             diagonal = self._diagonal()
             return lambda r: r / diagonal
         grams = np.zeros((self.n_rows, self.width, self.width))
@@ -240,14 +307,21 @@ class _Hessian:
         # products in place of 13 took what the Gram matrices spared.
         stride = THINNING if n_samples > 20 * THINNING * self.width else 1
         X, probabilities = self.X[::stride], self.probabilities[::stride, -self.n_rows :]
-        for rows in row_blocks(len(X), 3 * self.width + 4 * self.n_rows):
-            block = _with_ones(dense_or_sparse_float64(X[rows]))
+        for rows in row_blocks(X.shape[0], 3 * self.width + 4 * self.n_rows):
+            block = dense_or_sparse_float64(X[rows])
             p = probabilities[rows]
             weights = np.sqrt(p * (1.0 - p))
+            if self.sparse:
+                block = scipy.sparse.hstack([block, np.ones((len(p), 1))], format="csr")
+                for k in range(self.n_rows):
+                    scaled = block.multiply(weights[:, k, None]).tocsr()
+                    grams[k] += (scaled.T @ scaled).toarray()
+                continue
+            block = _with_ones(block)
             for k in range(self.n_rows):
                 scaled = weights[:, k, None] * block
                 grams[k] += scaled.T @ scaled  # NumPy calls syrk: half the work
-        grams /= len(X)
+        grams /= X.shape[0]
         j = np.arange(self.width - 1)
         grams[:, j, j] += self.l2
         solvers = [_factorised(gram) for gram in grams]

@@ -7,24 +7,30 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.console import rich_table
 from bench.operation import OURS
-from bench.plots import plot_all
+from bench.plots import OVERVIEWS, plot_all
 from bench.results import ResultsFolder
+from bench.solver_tables import apart_table
 from bench.summary import (
+    APART_HEADER,
     HEADER,
     LEVELS,
     Group,
     cells,
+    cells_apart,
+    dense_and_sparse,
     geometric_mean,
     level_name,
     middle_of_each,
     short,
     summarise,
 )
-from bench.tables import NEVER, markdown_table
+from bench.tables import NEVER, TextTable, markdown_table
 
-#: The lines of a page between which `insert_headline` writes.
+#: The lines of a page between which `insert_headline` writes, on dense problems and on sparse ones.
 MARKERS = ("<!-- bench -->", "<!-- /bench -->")
+SPARSE_MARKERS = ("<!-- bench sparse -->", "<!-- /bench sparse -->")
 
 LEGEND = (
     "Seconds of one fit from zero; `to 1e-6`: the shortest fit whose objective, scored in "
@@ -41,8 +47,9 @@ def write_report(results: ResultsFolder, folder: Path) -> list[Path]:
     plots = plot_all(groups, folder)
     parts = ["# Benchmark report", _environment(results), "## Summary", _summary(groups), LEGEND]
     linked: set[str] = set()
-    if plots:
-        parts.append(f"![Sub-optimality against time]({plots[-1].name})")
+    for name in OVERVIEWS:
+        if folder / name in plots:
+            parts.append(f"![Sub-optimality against time]({name})")
     for group in groups:
         parts += [f"## {group.title}", _certificate(group)]
         plot = f"suboptimality_{group.problem}_{group.dtype}.png"
@@ -50,15 +57,18 @@ def write_report(results: ResultsFolder, folder: Path) -> list[Path]:
             parts.append(f"![{group.problem}, {group.dtype}]({plot})")
             linked.add(plot)
         parts.append(markdown_table(HEADER, [cells(entry) for entry in group.entries]))
+        if group.apart:
+            parts.append(markdown_table(APART_HEADER, [cells_apart(row) for row in group.apart]))
     path = folder / "report.md"
     path.write_text("\n\n".join(parts) + "\n")
     return [path, *plots]
 
 
 def insert_headline(results: ResultsFolder, page: Path, folder: Path) -> None:
-    """Replace what stands between the bench's two markers of a page, for the README.
+    """Replace what stands between the bench's markers of a page, for the README.
 
-    Each problem appears at the middle one of its C.
+    Each dense problem appears at the middle one of its C, each sparse one at all of them. What has
+    no rows in the results stays as it is on the page.
 
     Raises
     ------
@@ -66,14 +76,26 @@ def insert_headline(results: ResultsFolder, page: Path, folder: Path) -> None:
         If the page lacks the markers.
     """
     text = page.read_text(encoding="utf-8")
-    if MARKERS[0] not in text or MARKERS[1] not in text:
-        raise ValueError(f"{page} needs the lines {MARKERS[0]} and {MARKERS[1]}")
-    before, rest = text.split(MARKERS[0])
-    after = rest.split(MARKERS[1])[1]
-    groups = middle_of_each(summarise(results))
-    plot = Path(os.path.relpath(folder / "suboptimality.png", page.parent)).as_posix()
-    parts = (MARKERS[0], _headline(groups), f"![Sub-optimality against time]({plot})", MARKERS[1])
-    page.write_text(before + "\n\n".join(parts) + after, encoding="utf-8")
+    dense, sparse = dense_and_sparse(summarise(results))
+    plots = [Path(os.path.relpath(folder / n, page.parent)).as_posix() for n in OVERVIEWS]
+    images = [f"![Sub-optimality against time]({plot})" for plot in plots]
+    if dense:
+        text = _between(text, MARKERS, [_headline(middle_of_each(dense)), images[0]], page)
+    if sparse:
+        parts = [_headline(sparse)]
+        if (apart := apart_table(results, sparse)).rows:
+            parts += [apart.note, markdown_table(apart.header, apart.rows)]
+        text = _between(text, SPARSE_MARKERS, [*parts, images[1]], page)
+    page.write_text(text, encoding="utf-8")
+
+
+def _between(text: str, markers: tuple[str, str], parts: list[str], page: Path) -> str:
+    """Return a page's text with these parts between its markers."""
+    if markers[0] not in text or markers[1] not in text:
+        raise ValueError(f"{page} needs the lines {markers[0]} and {markers[1]}")
+    before, rest = text.split(markers[0])
+    after = rest.split(markers[1])[1]
+    return before + "\n\n".join([markers[0], *parts, markers[1]]) + after
 
 
 def _headline(groups: list[Group]) -> str:
@@ -108,6 +130,9 @@ def print_tables(results: ResultsFolder, console: Console) -> None:
         for entry in group.entries:
             if notes := cells(entry)[-1]:
                 console.print(f"  {entry.library}: {notes}", soft_wrap=True, highlight=False)
+        if group.apart:
+            lines = [cells_apart(row) for row in group.apart]
+            console.print(rich_table(TextTable("", APART_HEADER, lines)))
     table = Table(title="Best peer's time over fastsoftmax's", title_justify="left")
     for name in ("", *map(level_name, LEVELS)):
         table.add_column(name)
@@ -122,7 +147,11 @@ def _certificate(group: Group) -> str:
 
 
 def _ratios(groups: list[Group]) -> list[list[str]]:
-    """Return for each group, and on the average, the best peer's time over ours at each level."""
+    """Return the best peer's time over ours at each level: for each group, and on the average."""
+    return [line for part in dense_and_sparse(groups) if part for line in _part_ratios(part)]
+
+
+def _part_ratios(groups: list[Group]) -> list[list[str]]:
     lines = []
     logs: dict[float, list[Any]] = {level: [] for level in LEVELS}
     for group in groups:

@@ -117,7 +117,9 @@ class ResultsFolder:
         others = [
             other.objective
             for other in self.rows.values()
-            if (other.problem, other.C) == (row.problem, row.C) and other.status == "ok"
+            if (other.problem, other.C) == (row.problem, row.C)
+            and other.status == "ok"
+            and not math.isnan(other.objective)
         ]
         if optimum := self.optima().get(optimum_key(row.problem, row.C)):
             others.append(optimum["objective"])
@@ -146,6 +148,8 @@ class ResultsFolder:
             "seconds": round(optimum.seconds, 3),
             "reached": optimum.reached,
         }
+        if math.isfinite(optimum.gap):
+            entry["gap"] = optimum.gap
         self.write_json("optima.json", self.optima() | {optimum_key(problem, C): entry})
         self._save_params(problem, C, optimum.params)
 

@@ -21,7 +21,7 @@ from bench.operation import OURS
 from bench.problems import Problem, ProblemUnavailableError, load_problem, problem_dtypes
 from bench.process import Worker, WorkerCutError, WorkerError
 from bench.results import CURVE_END, DEFAULT_BUDGET, ResultsFolder, Row, optimum_key
-from bench.score import Float64Array, score
+from bench.score import Float64Array, Score, score, score_one_vs_rest
 
 RIVAL = "sklearn-lbfgs"  # what a user would have instead of us
 MEMORY_LIMIT = 8 * 1024**3
@@ -152,7 +152,10 @@ def _run_library(
                 if row.key not in results.rows:
                     results.append(replace(row, status="skipped", reason=why))
                 continue
-            run_curve(problem, row, worker, results, plan, say, adapter.cuts_itself)
+            if adapter.same_objective:
+                run_curve(problem, row, worker, results, plan, say, adapter.cuts_itself)
+            else:
+                _run_defaults(problem, row, worker, results, plan, say, score_one_vs_rest)
 
 
 def _slower_threads(results: ResultsFolder, row: Row) -> str | None:
@@ -267,6 +270,21 @@ def run_curve(
     if ended != "end" and template.library not in (OURS, RIVAL):
         results.append(replace(default, status="skipped", reason=f"its curve: {ended}"))
         return
+    _run_defaults(problem, default, worker, results, plan, say)
+
+
+def _run_defaults(
+    problem: Problem,
+    default: Row,
+    worker: Fitter,
+    results: ResultsFolder,
+    plan: Plan,
+    say: Callable[[str], None],
+    scored_by: Callable[[Problem, Float64Array], Score] | None = None,
+) -> None:
+    """Run the fit at the library's defaults, unless its row stands."""
+    if default.key in results.rows:
+        return
     say("defaults")
     limit = fit_limit(results, default, plan.time_limit)
     try:
@@ -274,7 +292,7 @@ def run_curve(
     except (WorkerCutError, WorkerError) as error:
         results.append(_ended(default, error, limit))
     else:
-        _save(problem, default, worker, results, reply, params)
+        _save(problem, default, worker, results, reply, params, scored_by)
 
 
 def _points(
@@ -351,6 +369,7 @@ def _save(
     results: ResultsFolder,
     reply: dict[str, Any],
     params: Float64Array,
+    scored_by: Callable[[Problem, Float64Array], Score] | None = None,
 ) -> Row:
     """Append and return the row of one fit, with its score or why it has none."""
     expected = (problem.n_rows, problem.X.shape[1] + 1)
@@ -358,6 +377,8 @@ def _save(
     if params.shape != expected or not np.isfinite(params).all():
         what = f"params of shape {params.shape}" if params.shape != expected else "not finite"
         row = replace(row, status="failed", reason=f"unusable coefficients: {what}")
+    elif scored_by is not None:
+        row = replace(row, **asdict(scored_by(problem, params)))
     else:
         row = replace(row, **asdict(score(problem, row.C, params)))
         results.keep_if_best(row, params)

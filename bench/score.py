@@ -8,10 +8,12 @@ References
 Equations 2 and 6 of the README's table: mean cross-entropy and its gradient.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 from bench.problems import Array, Matrix, Problem, row_blocks
 
@@ -39,9 +41,25 @@ def dense_or_sparse_float64(block: Matrix) -> Matrix:
     return block.astype(np.float64, copy=False)
 
 
-def class_logits(block: Matrix, params: Float64Array) -> Float64Array:
-    """Return the logits ``(n_block, K)``; one logit row means two classes, the first at 0."""
-    logits: Float64Array = np.asarray(block @ params[:, :-1].T) + params[:, -1]
+def columns_of(X: Matrix, params: Float64Array) -> Float64Array:
+    """Return the coefficients with a column for each class, as products with blocks of X want them.
+
+    The product of a CSR array copies what is not in C order, once for each block.
+    """
+    columns = params[:, :-1].T
+    return np.ascontiguousarray(columns) if _is_sparse(X) else columns
+
+
+def class_logits(
+    block: Matrix, params: Float64Array, columns: Float64Array | None = None
+) -> Float64Array:
+    """Return the logits ``(n_block, K)``; one logit row means two classes, the first at 0.
+
+    ``columns`` are those of `columns_of`, where there is more than one block.
+    """
+    if columns is None:
+        columns = params[:, :-1].T
+    logits: Float64Array = np.asarray(block @ columns) + params[:, -1]
     if len(params) == 1:
         return np.column_stack([np.zeros(len(logits)), logits[:, 0]])
     return logits
@@ -73,10 +91,11 @@ def value_and_gradient(
     """
     n_samples = X.shape[0]
     loss, n_correct = 0.0, 0
-    gradient = np.zeros_like(params)
-    for rows in row_blocks(n_samples, _width(X, params)):
+    columns = columns_of(X, params)
+    gradient = np.zeros(params.shape[::-1])
+    for rows in row_blocks(n_samples, width_of(X, params)):
         block, y = dense_or_sparse_float64(X[rows]), labels[rows]
-        log_p = class_logits(block, params)
+        log_p = class_logits(block, params, columns)
         n_correct += int((log_p.argmax(axis=1) == y).sum())
         log_p = log_probabilities(log_p)
         picked = np.arange(len(y)), y
@@ -84,10 +103,10 @@ def value_and_gradient(
         residual = np.exp(log_p)
         residual[picked] -= 1.0
         residual = residual[:, -len(params) :]
-        gradient[:, :-1] += (block.T @ residual).T
-        gradient[:, -1] += residual.sum(axis=0)
+        gradient[:-1] += block.T @ residual
+        gradient[-1] += residual.sum(axis=0)
     coef = params[:, :-1]
-    gradient /= n_samples
+    gradient = np.ascontiguousarray(gradient.T) / n_samples
     gradient[:, :-1] += l2 * coef
     value = loss / n_samples + 0.5 * l2 * float(np.vdot(coef, coef))
     return value, gradient, n_correct / n_samples
@@ -114,19 +133,40 @@ def score(problem: Problem, C: float, params: Float64Array) -> Score:
     return Score(value, float(np.abs(gradient).max()), accuracy, test_accuracy, test_log_loss)
 
 
-def _mean_loss(X: Matrix, labels: Array, params: Float64Array) -> tuple[float, float]:
+def score_one_vs_rest(problem: Problem, params: Float64Array) -> Score:
+    """Return the score of a logistic regression per class: it has no objective in common with ours.
+
+    Its probabilities are those of its classes, divided by their sum: a softmax of their logarithms.
+    """
+    _, accuracy = _mean_loss(problem.X, problem.y, params, one_vs_rest=True)
+    loss, test_accuracy = _mean_loss(problem.X_test, problem.y_test, params, one_vs_rest=True)
+    return Score(math.nan, math.nan, accuracy, test_accuracy, loss)
+
+
+def _mean_loss(
+    X: Matrix, labels: Array, params: Float64Array, one_vs_rest: bool = False
+) -> tuple[float, float]:
     """Return mean loss and accuracy."""
     loss, n_correct = 0.0, 0
-    for rows in row_blocks(X.shape[0], _width(X, params)):
+    columns = columns_of(X, params)
+    for rows in row_blocks(X.shape[0], width_of(X, params)):
         y = labels[rows]
-        logits = class_logits(dense_or_sparse_float64(X[rows]), params)
+        logits = class_logits(dense_or_sparse_float64(X[rows]), params, columns)
+        if one_vs_rest and len(params) > 1:
+            logits = scipy.special.log_expit(logits)
         n_correct += int((logits.argmax(axis=1) == y).sum())
         loss -= float(log_probabilities(logits)[np.arange(len(y)), y].sum())
     n_samples = max(len(labels), 1)
     return loss / n_samples, n_correct / n_samples
 
 
-def _width(X: Matrix, params: Float64Array) -> int:
-    """Return the columns a row block needs: dense features (or none) and a few logit rows."""
-    n_features = 0 if hasattr(X, "indptr") else X.shape[1]
-    return int(n_features) + 4 * len(params)
+def width_of(X: Matrix, params: Float64Array) -> int:
+    """Return the columns a row block needs: dense features and a few logit rows.
+
+    Blocks of a sparse X are longer, since each takes time and memory for a gradient of its own.
+    """
+    return len(params) if _is_sparse(X) else int(X.shape[1]) + 4 * len(params)
+
+
+def _is_sparse(X: Matrix) -> bool:
+    return hasattr(X, "indptr")

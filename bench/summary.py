@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from bench.adapter import libraries_apart
 from bench.operation import OURS
+from bench.problems import SUITES
 from bench.results import DEFAULT_BUDGET, NAN, ResultsFolder, Row, optimum_key
 from bench.tables import NEVER
 
@@ -104,6 +106,7 @@ class Group:
     optimum: float
     reached: bool  # the reference ended below 1e-12
     entries: list[Entry]
+    apart: list[Row] = field(default_factory=list)  # defaults of libraries of other objectives
 
     @property
     def title(self) -> str:
@@ -126,14 +129,20 @@ class Group:
 def summarise(results: ResultsFolder) -> list[Group]:
     """Return the groups whose optimum is known, each library at its better thread count."""
     optima = results.optima()
+    others = libraries_apart()
     groups = []
     for problem, C, dtype in results.groups():
         optimum = optima.get(optimum_key(problem, C))
         if optimum is None:
             continue
         candidates: dict[tuple[str, str], list[Row]] = {}
+        apart = []
         for row in results.rows.values():
-            if (row.problem, row.C, row.dtype) == (problem, C, dtype):
+            if (row.problem, row.C, row.dtype) != (problem, C, dtype):
+                continue
+            if row.library in others:
+                apart += [row] if row.status != "skipped" else []
+            else:
                 candidates.setdefault((row.library, row.threads), []).append(row)
         best: dict[str, Entry] = {}
         for (library, threads), rows in candidates.items():
@@ -143,8 +152,18 @@ def summarise(results: ResultsFolder) -> list[Group]:
             if library not in best or entry.preference() < best[library].preference():
                 best[library] = entry
         entries = sorted(best.values(), key=lambda entry: entry.library != OURS)
-        groups.append(Group(problem, C, dtype, optimum["objective"], optimum["reached"], entries))
+        f, reached = optimum["objective"], optimum["reached"]
+        groups.append(Group(problem, C, dtype, f, reached, entries, apart))
     return groups
+
+
+def dense_and_sparse(groups: list[Group]) -> tuple[list[Group], list[Group]]:
+    """Return the groups of dense problems and those of the suite ``sparse``, whose goals differ."""
+    names = SUITES["sparse"]
+    return (
+        [group for group in groups if group.problem not in names],
+        [group for group in groups if group.problem in names],
+    )
 
 
 def by_problem(groups: list[Group]) -> list[list[Group]]:
@@ -213,6 +232,33 @@ def cells(entry: Entry) -> list[str]:
         f"{default.test_log_loss:.4f}",
         f"{default.peak_memory / 1e6:.0f} MB",
         "; ".join(dict.fromkeys(notes)),
+    ]
+
+
+APART_HEADER = (
+    "another objective",
+    "default fit",
+    "n_iter",
+    "accuracy",
+    "log-loss",
+    "memory",
+    "notes",
+)
+
+
+def cells_apart(row: Row) -> list[str]:
+    """Return the cells of a library of another objective, in the order of ``APART_HEADER``."""
+    if row.status != "ok":
+        bound = str(Duration(row.seconds, is_bound=True))
+        return [row.library, bound, *[NEVER] * 4, f"{row.status}: {row.reason}"]
+    return [
+        row.library,
+        short(row.seconds),
+        str(row.n_iter),
+        f"{row.test_accuracy:.4f}",
+        f"{row.test_log_loss:.4f}",
+        f"{row.peak_memory / 1e6:.0f} MB",
+        row.warnings,
     ]
 
 

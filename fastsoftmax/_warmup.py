@@ -41,6 +41,12 @@ def warmup(dtypes: Iterable[DTypeLike] = (np.float64, np.float32)) -> None:
             rows = np.arange(min(n_samples, 10_000))
             model.fit(np.eye(200, dtype=dtype)[rows % 200], y[rows])  # mostly zeros
         model = LogisticRegression(l1_ratio=1.0, max_iter=5, tol=1.0).fit(X[:60], y[:60])
+        many = sparse.random_array(  # features, and entries for several threads
+            (5000, 5000), density=0.02, dtype=dtype, format="csr", random_state=0
+        )
+        for rows in (many[:60], many):
+            for l1_ratio in (0.0, 1.0):
+                model.set_params(l1_ratio=l1_ratio).fit(rows, np.arange(rows.shape[0]) % 3)
         # So many parameters that threads share one gradient, and a factor that is not SciPy's.
         X = np.cos(np.arange(600 * 2000, dtype=dtype)).reshape(600, 2000)
         objective = SoftmaxObjective(X, np.arange(600) % 40)

@@ -160,7 +160,7 @@ class SoftmaxObjective:
         """
         coef, intercept = self.unpack(params)
         loss = self.design.loss(coef, intercept) / self.design.weight_sum
-        value = loss + self._penalty(coef)
+        value = loss + self.penalty(coef)
         return value if np.isfinite(value) else np.inf
 
     @_quietly
@@ -182,7 +182,7 @@ class SoftmaxObjective:
         params = np.asarray(params)  # type: ignore[assignment]  # asarray forgets Params
         coef, intercept = self.unpack(params)
         loss, gradient = self.design.loss_and_gradient(coef, intercept)
-        value = loss / self.design.weight_sum + self._penalty(coef)
+        value = loss / self.design.weight_sum + self.penalty(coef)
         if not np.isfinite(value):
             value = np.inf
             gradient.fill(np.inf)
@@ -229,7 +229,7 @@ class SoftmaxObjective:
         """
         coef, intercept = self.unpack(params)
         probabilities = None
-        if self.n_classes <= self.n_features / 20:
+        if 20 * self.n_samples * self.n_classes <= self.design.n_entries:
             with contextlib.suppress(ValueError):  # logits overflow: then the product says so
                 probabilities = self.design.probabilities(coef, intercept)
         quiet = _quietly(self._hessian_times)
@@ -254,7 +254,8 @@ class SoftmaxObjective:
             )
         return self._pack(product, direction)
 
-    def _penalty(self, coef: NDArray[np.float64]) -> float:
+    def penalty(self, coef: NDArray[np.float64]) -> float:
+        """Return the penalty of coefficients (n_rows, n_features)."""
         return 0.5 * float(np.einsum("j,kj,kj->", self.l2[:-1], coef, coef))
 
     def unpack(self, params: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -23,7 +23,7 @@ INSIDE = {
     "functional": {"_jit", "_kernels", "_threads"},
     "_designs": {"_jit", "_kernels", "_linalg", "_threads", "_validation", "functional"},
     "objective": {"_designs", "_validation"},
-    "_solvers": {"_kernels", "_linalg"},  # coordinate descent, over bare arrays
+    "_solvers": {"_jit", "_kernels", "_linalg", "_threads"},  # kernels over vectors, of no data
     "linear_model": {"_designs", "_kernels", "_solvers", "_threads", "_validation", "objective"},
     "_versions": {"_jit", "_threads"},
     "_warmup": {"linear_model", "objective"},

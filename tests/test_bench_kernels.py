@@ -8,14 +8,18 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from bench.__main__ import main
+from bench.gathers import Gathers, read_bounds
+from bench.gathers import measure_and_keep as measure_gathers
 from bench.goals import kernel_goals
 from bench.kernel_rows import KernelRow, Measurements
+from bench.kernel_tables import kernel_tables
 from bench.kernels import _measure as measure_row
 from bench.machine import Limits
 from bench.measure import timed
-from bench.memory import MemoryRow
+from bench.memory import MemoryRow, memory_goals
 from bench.operation import Case, find_operations
 from bench.peak import _loop_source, fma_peak
 from bench.process import ROOT, run_child
@@ -160,6 +164,14 @@ def test_memory_allowed_is_that_of_the_documentation():
     assert many.allowed_bytes == 0.05 * 400_000 + 40 * 505 * 8 + 505**2 * 8
 
 
+def test_memory_allowed_for_sparse_X():
+    row = MemoryRow("600x1000x4", "float32", "csr", "1", X_bytes=400_000, extra_bytes=10**6)
+    assert row.allowed_bytes == 12 * 4 * 1001 * 4 + 2 * 400_000 + 600 * 4 * 4
+    dense, sparse = memory_goals([row, MemoryRow("9x9x3", "float32", "array", "1", X_bytes=1)])
+    assert (dense.n_measured, sparse.n_measured) == (1, 1)
+    assert sparse.met
+
+
 def test_kernels_command_skips_libraries_that_are_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "bench.kernels.installed_version", lambda name: None if name == "scipy" else "1"
@@ -220,3 +232,57 @@ def test_memory_child_measures_a_memmap():
     reply = run_child(["bench.memory", "70000x8x3", "float32", "memmap"], "2")
     assert reply["X_bytes"] == 70_000 * 8 * 4
     assert reply["n_iter"] > 0
+    reply = run_child(["bench.memory", "3000x1000x4", "float32", "csr"], "2")
+    assert reply["X_bytes"] > 3000 * 50 * 8
+    assert reply["n_iter"] > 0
+
+
+def made_gathers():
+    """Rows of one, two, four and eight lines at 1 ns a line in the cache, 10 ns beyond."""
+    seconds = {"L1": [1e-9, 2e-9, 4e-9, 8e-9], "memory": [1e-8, 2e-8, 4e-8, 8e-8]}
+    return Gathers({"L1": 256}, {"1": seconds, "2": seconds})
+
+
+def test_frequent_rows_are_read_from_the_cache_that_holds_them():
+    gathers = made_gathers()
+    counts = np.array([5, 0, 100, 7, 1])
+    # Rows of 100 bytes are two lines; two of them fit in 256 bytes.
+    assert gathers.reads("1", counts, 100) == pytest.approx(107 * 2e-9 + 6 * 2e-8)
+    assert gathers.row_seconds("1", "L1", 3) == pytest.approx(3e-9)
+    assert gathers.row_seconds("1", "memory", 16) == pytest.approx(16e-8)
+
+
+def test_sparse_bound_is_the_cheaper_way_back_or_the_arithmetic():
+    X = scipy.sparse.csr_array(np.tile([1.0, 0.0, 2.0], (4, 1)))
+    machine = machine_of_one_gigahertz()
+    bound = made_gathers().bound("1", machine, X, 2, "float64")
+    # Three of its four lines of residuals at most fit in 256 bytes; both used columns do.
+    assert (bound.forward, bound.backward, bound.backward_by) == (8e-9, 8e-9, "rows")
+    assert bound.streamed == pytest.approx((8 * 12 + 16 * 7) / 1e9)
+    assert bound.seconds == pytest.approx(bound.streamed + 16e-9)
+    assert bound.arithmetic == pytest.approx(4 * 8 * 2 / 1e9)
+    wide = made_gathers().bound("1", machine, X[:, [0, 2]], 2, "float32")
+    assert wide.streamed == pytest.approx((8 * 8 + 8 * 6) / 1e9)
+
+
+def test_gathers_are_measured_and_kept_with_bounds(tmp_path):
+    path = tmp_path / "gathers.json"
+    for _ in range(2):  # the second time beside the first
+        measure_gathers(path, machine_of_one_gigahertz(), [("600x1000x4", "float32")], quick=True)
+    bounds = read_bounds(path)["600x1000x4 float32"]
+    assert 0.0 < bounds["2"].forward < bounds["2"].seconds
+    assert read_bounds(tmp_path / "none.json") == {}
+    rows = [
+        KernelRow("sparse_loss_gradient", "600x1000x4", "float32", library, threads, "native", "2",
+                  seconds=seconds, error=0.0)
+        for library, threads, seconds in [("fastsoftmax", "2", 1.0), ("scikit-learn", "1", 3.0)]
+    ]  # fmt: skip
+    found = Measurements(rows, machine_of_one_gigahertz(), read_bounds(path))
+    case = ("sparse_loss_gradient", (600, 1000, 4), "float32")
+    assert found.attained(*case) == bounds["2"].seconds
+    assert found.ratio(*case) == 3.0
+    goals = [goal.cells() for goal in kernel_goals(found)[-3:]]
+    assert goals[0][1] == "not measured"
+    assert goals[2][0] == "a sparse pass attains 60 % of the bound"
+    (table,) = (t for t in kernel_tables(found) if "sparse" in t.title)
+    assert "| 600x1000x4 | float32 | 1000 |" in table.markdown()

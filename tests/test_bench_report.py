@@ -6,20 +6,22 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from bench_fakes import template
 
 from bench import reference
 from bench.__main__ import main
+from bench.console import terminal
 from bench.cv import CVRow, cv_tables
 from bench.growth import GrowthRow, doublings
 from bench.page import write_page
 from bench.problems import load_problem
 from bench.process import ROOT, run_child
-from bench.report import write_report
+from bench.report import insert_headline, print_tables, write_report
 from bench.results import ResultsFolder, append_csv
 from bench.small import SmallRow
-from bench.solver_tables import mean_ratio, ratio, solver_goals
+from bench.solver_tables import mean_ratio, ratio, solver_goals, solver_tables
 from bench.summary import Group, middle_of_each, summarise
 
 
@@ -77,6 +79,84 @@ def test_goals_on_whole_fits_say_what_is_missed(tmp_path):
     assert slower.misses == ["digits, C = 1, float64: 0.8x, 20 % short"]
     assert not goals["... with an objective at most 1e-08 above theirs, relatively"].met
     assert goals["... and without a ConvergenceWarning"].met
+
+
+def sparse_results(folder):
+    """A sparse problem beside the dense one: 5 times the best peer, liblinear apart."""
+    results = saved_results(folder)
+    optimum = reference.Optimum(np.zeros((3, 2)), 2.0, 1e-13, 1e-9, 3, gap=1e-12)
+    row = template(load_problem("digits", quick=True))
+    for C in (0.1, 1.0):
+        results.save_optimum("zipf_corpus", C, optimum)
+        for library, seconds in [("fastsoftmax", 1.0), ("peer", 5.0), ("sklearn-lbfgs", 9.0)]:
+            for budget in ("1", "default"):
+                new = dataclasses.replace(
+                    row, problem="zipf_corpus", C=C, dtype="float32", library=library
+                )
+                new = dataclasses.replace(new, budget=budget, seconds=seconds, objective=2.0)
+                results.append(dataclasses.replace(new, test_accuracy=0.5, test_log_loss=1.5))
+        apart = dataclasses.replace(
+            row, problem="zipf_corpus", C=C, dtype="float32", library="sklearn-liblinear"
+        )
+        apart = dataclasses.replace(apart, seconds=0.01, test_accuracy=0.4, test_log_loss=1.75)
+        results.append(apart)
+    return results
+
+
+def test_sparse_problems_have_goals_of_their_own(tmp_path):
+    goals = {verdict.goal: verdict for verdict in solver_goals(sparse_results(tmp_path))}
+    mean = goals["float64 fits to 1e-3 take the best peer's time / 10, as geometric mean"]
+    assert mean.misses == ["geometric mean: 4x, 60 % short"]  # that of digits alone
+    assert goals["float32 fits to 1e-3 take the best peer's time / 3 on each row"].n_measured == 0
+    for level in ("1e-3", "1e-6"):
+        name = f"sparse fits to {level} take the best peer's time / "
+        assert goals[f"{name}4 on each row"].cells()[1] == "met, 2 of 2"
+        assert goals[f"{name}10, as geometric mean"].misses == ["geometric mean: 5x, 50 % short"]
+    assert goals[
+        "at the defaults, sparse fits end with an objective at most as large as sklearn-lbfgs's, "
+        "up to 1e-08 relatively"
+    ].met
+
+
+def test_another_objective_stands_apart(tmp_path, capsys):
+    results = sparse_results(tmp_path)
+    groups = [group for group in summarise(results) if group.problem == "zipf_corpus"]
+    assert all(group.ratio(1e-6)[1] == "peer" for group in groups)
+    assert all(entry.library != "sklearn-liblinear" for g in groups for entry in g.entries)
+    print_tables(results, terminal())
+    printed = capsys.readouterr().out
+    assert "another objective" in printed
+    tables = {table.title: table.markdown() for table in solver_tables(results)}
+    apart = tables["One-vs-rest, another objective"]
+    assert "| zipf_corpus float32 | 0.1 | sklearn-liblinear | 0.01 | 1.7500 | 0.4000 |" in apart
+    assert "liblinear" not in tables["Whole fits, sparse"]
+    assert "zipf" not in tables["Whole fits, float64"]
+    assert "Whole fits, float32" not in tables
+
+
+def test_a_pages_sparse_section_is_replaced_apart_from_the_dense_one(tmp_path):
+    page = tmp_path / "README.md"
+    text = "a\n\n<!-- bench -->\nold\n<!-- /bench -->\n\nb\n"
+    page.write_text(text)
+    results = saved_results(tmp_path / "dense")
+    insert_headline(results, page, tmp_path)
+    dense = page.read_text()
+    assert "old" not in dense
+    results = sparse_results(tmp_path / "both")
+    with pytest.raises(ValueError, match="bench sparse"):
+        insert_headline(results, page, tmp_path)
+    page.write_text(dense + "<!-- bench sparse -->\nold\n<!-- /bench sparse -->\nc\n")
+    insert_headline(results, page, tmp_path)
+    found = page.read_text()
+    assert found.startswith(dense)
+    assert "old" not in found
+    section = found[len(dense) :]
+    assert "| zipf_corpus, C = 0.1, float32 | 1e-3 | 1 s | 5 s | peer | 5x |" in section
+    assert "sklearn-liblinear" in section
+    assert "![Sub-optimality against time](sparse.png)" in section
+    assert "zipf" not in dense
+    paths = write_report(results, tmp_path / "out")
+    assert {"sparse.png", "suboptimality.png"} <= {path.name for path in paths}
 
 
 def test_what_we_never_reach_counts_as_nothing(tmp_path):

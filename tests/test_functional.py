@@ -22,7 +22,6 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse, special
 
 from fastsoftmax import functional
-from fastsoftmax._jit import kernel_view, launch, machine_code
 from fastsoftmax._kernels import rows
 from fastsoftmax._kernels import softmax as maps
 from fastsoftmax.functional import (
@@ -870,107 +869,13 @@ def test_bits_are_the_same_for_any_number_of_threads():
     assert (n_runs, n_distinct) == ("5", "1"), layer
 
 
-# --- The kernel of the objective ------------------------------------------------------------------
-
-
-def run_residual_rows(z, labels=(), soft=None, weights=(), offset=None, driver="serial"):
-    """Return ``(loss, R)`` from `residual_rows`, which overwrites a copy of `z`."""
-    n_samples, n_rows = z.shape
-    soft = np.empty((0, max(2, n_rows)), z.dtype) if soft is None else soft.astype(z.dtype)
-    offset = np.empty((0, n_rows), z.dtype) if offset is None else offset.astype(z.dtype)
-    block_size = rows.rows_per_block(n_rows)
-    losses = np.empty(-(-n_samples // block_size))
-    residual = z.copy()
-    # As a design passes them, so that this compiles nothing that production does not.
-    inputs = (np.array(labels, np.int32), soft, np.array(weights, z.dtype), offset)
-    arguments = (block_size, residual, *map(kernel_view, inputs), losses)
-    with np.errstate(all="ignore"):  # only under NUMBA_DISABLE_JIT: compiled code never warns
-        if driver == "serial":
-            rows.residual_rows(0, len(losses), *arguments)
-        else:
-            launch(len(losses), machine_code(rows.residual_rows, arguments), arguments)
-    return losses.sum(), residual
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n_rows", [2, 5])
-def test_residual_rows_are_equation_6(n_rows, dtype):
-    z, labels = make_logits(600, n_rows, dtype), make_labels(600, n_rows)
-    offset = make_logits(600, n_rows, dtype, seed=7)
-    weights = np.random.default_rng(3).uniform(0, 2, 600)
-    soft = softmax(make_logits(600, n_rows, dtype, seed=9))
-    for targets in ({"labels": labels}, {"soft": soft}):
-        y = targets.get("labels", soft)
-        loss, residual = run_residual_rows(z, weights=weights, offset=offset, **targets)
-        expected, gradient = softmax_cross_entropy_gradient(z + offset, y, sample_weight=weights)
-        assert_close(loss, expected * weights.sum(), dtype)
-        assert_close(residual, gradient * weights.sum(), dtype)
-        loss, residual = run_residual_rows(z, **targets)
-        expected, gradient = softmax_cross_entropy_gradient(z, y)
-        assert_close(loss, expected * 600, dtype)
-        assert_close(residual, gradient * 600, dtype)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_residual_rows_of_one_row_are_the_two_class_case(dtype):
-    z, labels = make_logits(600, 1, dtype, scale=20), make_labels(600, 2)
-    offset = make_logits(600, 1, dtype, seed=7)
-    weights = np.random.default_rng(3).uniform(0, 2, 600)
-    soft = softmax(make_logits(600, 2, dtype, seed=9))
-    both = np.hstack([np.zeros_like(z), z + offset])
-    for targets in ({"labels": labels}, {"soft": soft}):
-        y = targets.get("labels", soft)
-        loss, residual = run_residual_rows(z, weights=weights, offset=offset, **targets)
-        expected, gradient = softmax_cross_entropy_gradient(both, y, sample_weight=weights)
-        assert_close(loss, expected * weights.sum(), dtype)
-        assert_close(residual[:, 0], gradient[:, 1] * weights.sum(), dtype)
-        assert_close(run_residual_rows(z + offset, weights=weights, **targets)[1], residual, dtype)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("gap", [10.0, 80.0])
-def test_residual_rows_of_one_row_keep_their_relative_precision(gap, dtype):
-    for sign, label in ((1, 1), (-1, 0)):
-        z = np.array([[sign * gap]], dtype)
-        loss, residual = run_residual_rows(z, labels=[label])
-        pair = np.array([0.0, z[0, 0]])
-        exact = reference.residual_exact(pair, reference.one_hot(label, 2))[1]
-        assert residual[0, 0] == pytest.approx(float(exact), rel=TOLERANCE[dtype].rtol)
-        exact = reference.loss_exact(pair, reference.one_hot(label, 2))
-        assert loss == pytest.approx(float(exact), rel=TOLERANCE[dtype].rtol)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n_rows", [1, 3])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_residual_rows_report_logits_that_are_not_finite_in_the_loss(bad, n_rows, dtype):
-    for position in (0, 299, 599):
-        z = make_logits(600, n_rows, dtype)
-        z[position, n_rows - 1] = bad
-        for label in (0, 1):
-            labels = np.full(600, label)
-            assert not np.isfinite(run_residual_rows(z, labels=labels)[0])
-            loss, residual = run_residual_rows(z, labels=labels, weights=np.zeros(600))
-            assert loss == 0.0  # a row of weight 0 is as if removed
-            assert not residual.any()
-
-
-def test_residual_rows_have_the_same_bits_in_threads():
-    z, labels = make_logits(5000, 4), make_labels(5000, 4)
-    serial = run_residual_rows(z, labels)
-    parallel = run_residual_rows(z, labels, driver="threads")
-    assert serial[0] == parallel[0]
-    np.testing.assert_array_equal(serial[1], parallel[1])
-
-
 # --- The surface ----------------------------------------------------------------------------------
 
 
 def test_signatures_stay_few():
     """One compilation per dtype and driver, whatever came before (index and soft, any layout)."""
     kernels = vars(rows) | vars(maps)
-    names = ("cross_entropy", "finish", "jacobian", "jacobian_product", "map", "residual_rows",
-             "softmax_loss")  # fmt: skip
+    names = ("cross_entropy", "finish", "jacobian", "jacobian_product", "map", "softmax_loss")
     drivers = [kernels[name] for name in names]
     crowded = [
         (driver.__name__, driver.signatures)

@@ -372,7 +372,7 @@ import numpy as np
 from scipy import sparse
 from fastsoftmax import SoftmaxObjective, _threads
 from fastsoftmax._designs import Response, curvature, dense, predict
-from fastsoftmax._designs.sparse import kernels as rows
+from fastsoftmax._designs.sparse import kernels as csr
 from fastsoftmax._kernels import cholesky
 
 rng = np.random.default_rng(0)
@@ -403,7 +403,7 @@ print(json.dumps({{
     for driver in (
         dense.kernels.loss_gradient, dense.kernels.hessian_vector,
         dense.predict_kernels.predict, curvature.kernels.weighted_grams,
-        rows.residual_rows, cholesky.factor,
+        csr.terms_of_rows, csr.logits_of_rows, cholesky.factor,
     )
 }}))
 """
@@ -413,7 +413,8 @@ print(json.dumps({{
         "hessian_vector": 2,
         "predict": 2,
         "weighted_grams": 2,
-        "residual_rows": 2,
+        "terms_of_rows": 2,
+        "logits_of_rows": 2,
         "factor": 0,  # no solver ran
     }
 

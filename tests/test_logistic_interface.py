@@ -281,13 +281,13 @@ def test_container_does_not_matter(data, fitted, tmp_path, container):
         pd.Series,
         pd.Categorical,
         pl.Series,
-        lambda y: y.astype(np.uint8),
-        lambda y: y.astype(">i4"),
-        lambda y: y.astype(float),
-        lambda y: pd.Series(y, dtype="Int64"),
-        lambda y: np.repeat(y, 2)[::2],
+        pytest.param(lambda y: y.astype(np.uint8), id="uint8"),
+        pytest.param(lambda y: y.astype(">i4"), id="big-endian"),
+        pytest.param(lambda y: y.astype(float), id="float"),
+        pytest.param(lambda y: pd.Series(y, dtype="Int64"), id="Int64"),
+        pytest.param(lambda y: np.repeat(y, 2)[::2], id="strided"),
     ],
-    ids=str,
+    ids=lambda container: container.__name__,
 )
 def test_container_of_y_does_not_matter(data, fitted, labels):
     X, y = data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -80,7 +81,55 @@ def matrix(X):
         return np.matrix(X)
 
 
+class SparseSubclass(sparse.csr_array):
+    pass
+
+
+def csr(X, **arrays):
+    """Return what is beyond 0.3 in X as CSR, with some of its arrays replaced."""
+    made = sparse.csr_array(np.where(np.abs(X) > 0.3, X, 0) + np.where(np.isfinite(X), 0, X))
+    for name, change in arrays.items():
+        setattr(made, name, change(getattr(made, name)))
+    return made
+
+
+def with_nan(X):
+    return changed(X, (3, 1), np.nan)
+
+
+def of_width(itemsize):
+    return {name: lambda a: a.astype(f"i{itemsize}") for name in ("indices", "indptr")}
+
+
+def repeated_and_unsorted(X):
+    """Return CSR with every entry as two halves, columns backwards."""
+    n, d = X.shape
+    columns = np.tile(np.repeat(np.arange(d)[::-1], 2), n)
+    values = np.repeat(X[:, ::-1], 2, axis=1).ravel() / 2
+    return sparse.csr_array((values, columns, np.arange(n + 1) * 2 * d), shape=X.shape)
+
+
 # What passes without validation, and what does not
+PASSING_SPARSE = {
+    "CSR": lambda X, path: csr(X),
+    "CSR matrix": lambda X, path: sparse.csr_matrix(csr(X)),
+    "CSR, one row": lambda X, path: csr(X)[:1],
+    "CSR, one row matrix": lambda X, path: sparse.csr_matrix(csr(X))[3],
+    "CSR, 64 bits": lambda X, path: csr(X, **of_width(8)),
+    "CSR, read-only": lambda X, path: csr(X, data=read_only, indices=read_only, indptr=read_only),
+    "CSR, memmap": lambda X, path: csr(X, data=lambda a: memmapped(a, path)),
+    "CSR, repeated and unsorted": lambda X, path: repeated_and_unsorted(X),
+    "CSR, zeros": lambda X, path: csr(0 * X),
+    "CSR, stored zeros": lambda X, path: csr(X, data=lambda a: 0 * a),
+    "CSR, the other float": lambda X, path: csr(
+        X.astype(np.float32 if X.itemsize == 8 else np.float64)
+    ),
+    "CSR, huge": lambda X, path: csr(X * X.dtype.type(np.finfo(X.dtype).max / 100)),
+    "CSR, NaN": lambda X, path: csr(with_nan(X)),
+    "CSR, infinity": lambda X, path: csr(changed(X, (-1, -1), np.inf)),
+    "CSR, minus infinity": lambda X, path: csr(changed(X, (0, 0), -np.inf)),
+    "CSR, infinities of both signs": lambda X, path: csr(changed(X, 3, [np.inf, -np.inf, 0, 0, 0])),
+}
 PASSING = {
     "an array": lambda X, path: X,
     "one row": lambda X, path: X[:1],
@@ -95,7 +144,7 @@ PASSING = {
     "NaN and infinity": lambda X, path: changed(changed(X, (3, 1), np.nan), (3, 2), np.inf),
     "infinities of both signs": lambda X, path: changed(X, 3, [np.inf, -np.inf, 0, 0, 0]),
     "a memmap with NaN": lambda X, path: memmapped(changed(X, (3, 1), np.nan), path),
-}
+} | PASSING_SPARSE
 OTHERS = {
     "Fortran": lambda X, path: np.asfortranarray(X),
     "every other row": lambda X, path: X[::2],
@@ -122,8 +171,31 @@ OTHERS = {
     "frame": lambda X, path: pd.DataFrame(X, columns=NAMES),
     "frame without names": lambda X, path: pd.DataFrame(X),
     "frame with NaN": lambda X, path: pd.DataFrame(changed(X, (3, 1), np.nan), columns=NAMES),
-    "sparse": lambda X, path: sparse.csr_array(X),
-    "sparse with NaN": lambda X, path: sparse.csr_array(changed(X, (3, 1), np.nan)),
+    "CSC": lambda X, path: csr(X).tocsc(),
+    "COO with NaN": lambda X, path: csr(with_nan(X)).tocoo(),
+    "LIL": lambda X, path: csr(X).tolil(),
+    "CSR, subclass": lambda X, path: SparseSubclass(csr(X)),
+    "CSR, int": lambda X, path: csr((10 * X).astype(int)),
+    "CSR, bool": lambda X, path: csr(X > 0),
+    "CSR, complex": lambda X, path: csr(X + 0j),
+    "CSR, big-endian": lambda X, path: csr(X, data=lambda a: a.astype(a.dtype.newbyteorder(">"))),
+    "CSR, unaligned": lambda X, path: csr(X, data=lambda a: unaligned(a)),
+    "CSR, every other number": lambda X, path: csr(X, data=lambda a: np.repeat(a, 2)[::2]),
+    "CSR, 16 bits": lambda X, path: csr(X, **of_width(2)),
+    "CSR, two widths": lambda X, path: csr(X, indptr=lambda a: a.astype(np.int64)),
+    "CSR, spare entries": lambda X, path: csr(
+        X, data=lambda a: np.append(a, np.nan), indices=lambda a: np.append(a, 10**6)
+    ),
+    "CSR, index too large": lambda X, path: csr(X, indices=lambda a: changed(a, 5, 2**30)),
+    "CSR, negative index": lambda X, path: csr(X, indices=lambda a: changed(a, 5, -1)),
+    "CSR, pointers decrease": lambda X, path: csr(X, indptr=lambda a: changed(a, 3, 10**6)),
+    "CSR, pointers end late": lambda X, path: csr(X, indptr=lambda a: changed(a, -1, 10**6)),
+    "COO, 1-D": lambda X, path: sparse.coo_array(X[0]),
+    "CSR, too narrow": lambda X, path: csr(X[:, :-1]),
+    "CSR, too wide": lambda X, path: csr(np.hstack([X, X])),
+    "CSR, no rows": lambda X, path: csr(X[:0]),
+    "CSR, no columns": lambda X, path: csr(X[:, :0]),
+    "sparse frame": lambda X, path: pd.DataFrame.sparse.from_spmatrix(csr(X)),
     "1-D": lambda X, path: X[0],
     "0-D": lambda X, path: X[0, 0],
     "3-D": lambda X, path: X[None],
@@ -231,8 +303,9 @@ def test_validation_changes_nothing_for_wrong_parameters_or_attributes(monkeypat
 def test_a_finite_array_is_not_validated(monkeypatch, tmp_path, response, dtype):
     X, model = rows(dtype)[0], fitted(dtype)
     refused = []
-    monkeypatch.setattr(module, "validate_data", lambda *args, **kwargs: refused.append(1))
-    for name in ("an array", "one row", "rows of an array", "read-only", "a memmap"):
+    monkeypatch.setattr(module, "validated", lambda *args, **kwargs: refused.append(1))
+    dense = ("an array", "one row", "rows of an array", "read-only", "a memmap")
+    for name in (*dense, *(name for name in PASSING_SPARSE if not re.search("huge|NaN|inf", name))):
         getattr(model, response)(PASSING[name](X, tmp_path))
     assert not refused
 
@@ -273,6 +346,29 @@ def test_every_infinite_number_makes_a_logit_infinite(n_features, n_rows, dtype)
                     bad[i, j + 1] = -bad[i, j]  # the sum must not come back from infinity
                 with pytest.raises(ValueError, match="not finite"):
                     predict(bad, coef, np.zeros(n_rows), Response((i + j) % 4))
+
+
+@both_dtypes
+@pytest.mark.parametrize("n_features", [1, 3, 2000])  # few entries for so many features, or many
+@pytest.mark.parametrize("n_rows", [1, 2, 9])
+def test_every_infinite_number_of_csr_makes_a_logit_infinite(n_rows, n_features, dtype):
+    rng = np.random.default_rng(0)
+    n_samples, n_entries = 67, 3
+    columns = rng.integers(0, n_features, n_samples * n_entries)  # some of them repeated
+    pointers = np.arange(n_samples + 1) * n_entries
+    tiny = np.full((n_rows, n_features), np.finfo(dtype).smallest_subnormal, dtype)
+    for coef in (rng.normal(size=tiny.shape), 0.0 * tiny, -0.0 * tiny, tiny):
+        for entry in (0, 1, 2, 100, len(columns) - 1):
+            for value in (np.nan, np.inf, -np.inf):
+                values = rng.normal(size=len(columns)).astype(dtype)
+                values[entry] = value
+                if entry % 2:
+                    values[entry - 1] = -value  # the sum must not come back from infinity
+                X = sparse.csr_array((values, columns, pointers), shape=(n_samples, n_features))
+                row = X[[entry // n_entries]]
+                for bad in (X, row):
+                    with pytest.raises(ValueError, match="not finite"):
+                        predict(bad, coef, np.zeros(n_rows), Response(entry % 4))
 
 
 def test_attributes_that_do_not_fit_are_refused():

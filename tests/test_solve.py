@@ -17,7 +17,7 @@ KINDS = {  # and the limits that lead to them
     "full Hessian": {},
     "a Gram matrix per class": {"_FULL_HESSIAN": 0, "_CLASS_GRAM_COST": np.inf},
     "one Gram matrix": {"_FULL_HESSIAN": 0, "_CLASS_GRAM_ENTRIES": 0},
-    "diagonal": {"_FULL_HESSIAN": 0, "_GRAM_COLUMNS": 0},
+    "diagonal": {"_FULL_HESSIAN": 0, "GRAM_COLUMNS": 0},
 }
 
 

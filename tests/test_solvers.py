@@ -288,7 +288,7 @@ def test_a_start_that_is_not_finite_raises(minimize, bad):
         *itertools.product([lbfgs, newton_cg], [{}, {"tol": 1e-10}, {"max_iter": 3}]),
         (lbfgs, {"memory": 1}),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 @pytest.mark.parametrize("make", [lambda: make_quadratic(condition=1e4)[0], lambda: rosenbrock])
 def test_history_counts_and_result_agree(minimize, options, make):
@@ -434,7 +434,7 @@ def test_progress_foresees_the_iterations_that_are_left():
     progress.start(lambda x: (1.0, x), np.ones(1))
     left = []
     for k in range(6):
-        progress.visit(np.zeros(1), 1.0, np.array([0.1 * 10 ** (-k / 2)]))
+        progress.visit(np.zeros(1), 1.0, 0.1 * 10 ** (-k / 2))
         progress.verdict(10.0**-k, 10.0**-k, np.ones(1))
         left.append(progress.n_left)
     assert left[0] == np.inf
@@ -446,7 +446,7 @@ def test_progress_foresees_no_end_where_the_decrement_does_not_fall():
     progress = Progress(tol=1e-3)
     progress.start(lambda x: (1.0, x), np.ones(1))
     for _ in range(3):
-        progress.visit(np.zeros(1), 1.0, np.ones(1))
+        progress.visit(np.zeros(1), 1.0, 1.0)
         progress.verdict(1.0, 1.0, np.ones(1))
     assert progress.n_left == np.inf
 
@@ -456,7 +456,7 @@ def test_progress_foresees_the_end_at_the_limit_of_iterations():
     progress.start(lambda x: (1.0, x), np.ones(1))
     left = []
     for _ in range(3):
-        progress.visit(np.zeros(1), 1.0, np.ones(1))
+        progress.visit(np.zeros(1), 1.0, 1.0)
         left.append(progress.n_left)
     assert left == [np.inf, np.inf, 0.0]
 
@@ -465,6 +465,6 @@ def test_progress_foresees_in_spite_of_a_tiny_tol():
     progress = Progress(tol=1e-200)
     progress.start(lambda x: (1.0, x), np.ones(1))
     for gain in (np.inf, 1.0, 0.1, 0.01, 0.001):
-        progress.visit(np.zeros(1), 1.0, np.ones(1))
+        progress.visit(np.zeros(1), 1.0, 1.0)
         progress.verdict(gain, gain, np.ones(1))
     assert 100.0 < progress.n_left < 1000.0

@@ -12,7 +12,7 @@ from bench.operations.data import (
     n_words_of_X,
     random_data,
 )
-from bench.problems import Array
+from bench.problems import Array, Matrix
 from bench.score import class_logits, log_probabilities, value_and_gradient
 
 L2 = 1e-3
@@ -24,17 +24,21 @@ def ours(shape: Shape, dtype: str) -> Case:
     objective = _objective(X, y, shape)
     return Case(
         lambda: objective.value_and_gradient(params),
-        lambda found: _error(found, X, y, params, L2),
+        lambda found: pass_error(found, X, y, params, L2),
     )
 
 
 def scikit_learn(shape: Shape, dtype: str) -> Case:
     """``LinearModelLoss.loss_gradient``, called as LogisticRegression does."""
+    X, y, params = random_data(shape, dtype)
+    return scikit_learn_pass(X, y, params, shape[2])
+
+
+def scikit_learn_pass(X: Matrix, y: Array, params: Array, n_classes: int) -> Case:
+    """Return a pass of scikit-learn's over given data."""
     from sklearn._loss import HalfBinomialLoss, HalfMultinomialLoss
     from sklearn.linear_model._linear_loss import LinearModelLoss
 
-    X, y, params = random_data(shape, dtype)
-    n_classes = shape[2]
     if n_classes == 2:
         loss, coef = HalfBinomialLoss(), params.ravel()
     else:
@@ -44,7 +48,7 @@ def scikit_learn(shape: Shape, dtype: str) -> Case:
     target = y.astype(X.dtype)
     return Case(
         lambda: objective.loss_gradient(coef, X, target, l2_reg_strength=L2),
-        lambda found: _error((found[0], found[1].reshape(params.shape)), X, y, params, L2),
+        lambda found: pass_error((found[0], found[1].reshape(params.shape)), X, y, params, L2),
     )
 
 
@@ -68,7 +72,7 @@ def torch(shape: Shape, dtype: str) -> Case:
 
     def error(found: tuple[float, Any, Any]) -> float:
         gradient = np.column_stack([found[1].numpy(), found[2].numpy()])[-len(params) :]
-        return _error((found[0], gradient), X, y, params, 0.0)
+        return pass_error((found[0], gradient), X, y, params, 0.0)
 
     return Case(run, error)
 
@@ -105,7 +109,7 @@ def _objective(X: Array, y: Array, shape: Shape) -> Any:
     return SoftmaxObjective(X, y, n_classes=shape[2], l2=L2, n_rows=n_rows)
 
 
-def _error(found: tuple[float, Array], X: Array, y: Array, params: Array, l2: float) -> float:
+def pass_error(found: tuple[float, Array], X: Matrix, y: Array, params: Array, l2: float) -> float:
     """Return the largest relative error of value and gradient."""
     value, gradient, _ = value_and_gradient(X, y, params.astype(np.float64), l2)
     gradient_error = np.abs(found[1] - gradient).max() / np.abs(gradient).max()

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsoftmax._validation import Weights
+
 Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
 #: Coefficients (n_rows, n_features) and intercepts (n_rows,).
@@ -48,6 +50,10 @@ class Design(Protocol):
         """Number of columns of X."""
 
     @property
+    def n_entries(self) -> int:
+        """Number of entries of X that are stored."""
+
+    @property
     def n_classes(self) -> int:
         """Number of classes, also of those that do not occur."""
 
@@ -66,6 +72,9 @@ class Design(Protocol):
     @property
     def has_offset(self) -> bool:
         """Whether logits are shifted by a given offset."""
+
+    def with_weights(self, weights: Weights) -> Design:
+        """Return the same rows with other weights; X is shared, and what was derived from it."""
 
     def class_weights(self) -> Float64Array:
         """Return the sum of the targets, ``sum_i w_i y_ik``, shape (n_classes,)."""

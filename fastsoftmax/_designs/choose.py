@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from fastsoftmax._designs import dense as dense_storage
 from fastsoftmax._designs import sparse as sparse_storage
 from fastsoftmax._designs.base import Design, Response
+from fastsoftmax._designs.used import used_columns
 from fastsoftmax._validation import Targets, Weights
 
 
@@ -20,6 +22,20 @@ def make_design(
     if sparse.issparse(X):
         return sparse_storage.SparseDesign(X, targets, weights, offset)
     return dense_storage.DenseDesign(X, targets, weights, offset)
+
+
+def by_columns(X: Any) -> Any:
+    """Return X in a form from which columns are picked fast: CSC, without duplicates, if sparse."""
+    if not sparse.issparse(X):
+        return X
+    X = X.tocsc()
+    X.sum_duplicates()
+    return X
+
+
+def some_columns(X: Any, numbers: NDArray[np.int64]) -> Any:
+    """Return columns of a validated X as an X that is as valid."""
+    return X[:, numbers] if sparse.issparse(X) else np.ascontiguousarray(X[:, numbers])
 
 
 def predict(
@@ -51,5 +67,7 @@ def predict(
     ValueError
         If a logit is not finite.
     """
-    storage = sparse_storage if sparse.issparse(X) else dense_storage
-    return storage.predict(X, coef, intercept, response, offset)
+    if sparse.issparse(X):
+        X, coef = used_columns(X, coef)
+        return sparse_storage.predict(X, coef, intercept, response, offset)
+    return dense_storage.predict(X, coef, intercept, response, offset)

@@ -1,4 +1,4 @@
-"""Second-order sums from blocks of dense rows.
+"""Second-order sums from blocks of rows, dense or sparse.
 
 Sums are float64 whatever the dtype of X: a Hessian of squared condition number needs the digits.
 No BLAS: its threads would spin on the cores that the next pass over X needs.
@@ -6,7 +6,7 @@ No BLAS: its threads would spin on the cores that the next pass over X needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ _LEAST_SIDE_BY_SIDE = 4
 _GATHERED_ROWS = 1024
 #: Accumulators of the sparse sums, each as large as half a Hessian.
 _SPARSE_CHUNKS = 4
+#: Entries that fit into a second-level cache.
+_SMALL_ENTRIES = 2**17
 
 
 class Block(NamedTuple):
@@ -44,6 +46,23 @@ class Block(NamedTuple):
     numbers: NDArray[np.intp]
     X: Array
     centre: Array
+    probabilities: Float64Array
+    weights: Float64Array
+
+
+class Compressed(NamedTuple):
+    """Rows, or columns, of a sparse matrix as kernels take them: int32 indices, int64 pointers."""
+
+    data: Array
+    indices: NDArray[np.int32]
+    indptr: NDArray[np.int64]
+
+
+class SparseBlock(NamedTuple):
+    """As `Block`, with rows of a CSR matrix."""
+
+    numbers: NDArray[np.intp]
+    X: Compressed
     probabilities: Float64Array
     weights: Float64Array
 
@@ -87,7 +106,12 @@ def hessian(blocks: Iterable[Block], n_rows: int, n_features: int, density: floa
     sums = _sums(D, len(a), density)
     for _, X, centre, P, w in blocks:
         sums.add(X, centre, w * P[a] * ((a == b)[:, None] - P[b]))
-    pairs = sums.matrices()
+    return _assembled(sums.matrices(), n_free, D)
+
+
+def _assembled(pairs: Float64Array, n_free: int, D: int) -> Float64Array:
+    """Return a Hessian from the matrices of its pairs of rows ``a >= b``, (n_pairs, D, D)."""
+    a, b = np.tril_indices(n_free)
     full = np.empty((n_free, D, n_free, D))
     full[b, :, a, :] = pairs  # each pair's matrix is symmetric
     full[a, :, b, :] = pairs
@@ -97,12 +121,12 @@ def hessian(blocks: Iterable[Block], n_rows: int, n_features: int, density: floa
 def hessian_passes(n_rows: int, n_features: int, density: float) -> float:
     """Return the cost of `hessian` in passes over a dense X."""
     n_free = max(1, n_rows - 1)
-    one_pass = _ONE_PASS * n_features * n_rows
+    one_pass = ONE_PASS * n_features * n_rows
     return min(_costs(n_features + 1, n_free * (n_free + 1) // 2, density)) / one_pass
 
 
 def _costs(D: int, m: int, density: float) -> tuple[float, float]:
-    """Return nanoseconds per row, two threads, of `_DenseSums` and of `_SparseSums`.
+    """Return nanoseconds per row, two threads, of `_DenseSums` and of `PairSums`.
 
     Measured at D from 14 to 301 and m from 1 to 66, to a factor of 2: the dense products run at 30
     to 90 GFLOP/s, counted by the half that is summed; a product of two non-zeros costs 1.5 ns to
@@ -116,7 +140,7 @@ def _costs(D: int, m: int, density: float) -> tuple[float, float]:
 
 
 #: Nanoseconds of a pass per row, feature and logit row, as in `_costs`: 4 operations at 90 GFLOP/s.
-_ONE_PASS = 0.045
+ONE_PASS = 0.045
 
 
 def class_gram_passes(
@@ -130,7 +154,7 @@ def class_gram_passes(
     D = n_features + 1
     sums = min(n_samples, most_rows) * min(_costs(D, 1, density))
     factors = D**3 / 3.0 / 35.0  # 35 GFLOP/s
-    one_pass = _ONE_PASS * n_samples * n_features * n_rows
+    one_pass = ONE_PASS * n_samples * n_features * n_rows
     return 3.0 + (1 if shared else n_rows) * 2.0 * (sums + factors) / one_pass
 
 
@@ -144,7 +168,39 @@ def class_grams(
     return sums.matrices()
 
 
-def _curvatures(rows: Block, shared: bool) -> Float64Array:
+def csr_hessian(blocks: Iterable[SparseBlock], n_rows: int, n_features: int) -> Float64Array:
+    """Return what `hessian` does, from products of non-zeros."""
+    n_free, D = max(1, n_rows - 1), n_features + 1
+    a, b = np.tril_indices(n_free)
+    sums = PairSums(D, len(a))
+    for rows in blocks:
+        P = rows.probabilities
+        sums.add_csr(rows.X, rows.weights * P[a] * ((a == b)[:, None] - P[b]))
+    return _assembled(sums.matrices(), n_free, D)
+
+
+def csr_class_grams(
+    blocks: Iterable[SparseBlock], n_rows: int, n_features: int, shared: bool
+) -> Float64Array:
+    """Return what `class_grams` does, from products of non-zeros."""
+    sums = PairSums(n_features + 1, 1 if shared else n_rows)
+    for rows in blocks:
+        sums.add_csr(rows.X, _curvatures(rows, shared))
+    return sums.matrices()
+
+
+def csr_cost(indptr: NDArray[np.int64], m: int) -> float:
+    """Return nanoseconds of m sums of `PairSums` over CSR rows, two threads; see `_costs`."""
+    return 3.0 * m * (len(indptr) - 1) + n_pairs(indptr) * (1.5 + 0.13 * m)
+
+
+def n_pairs(indptr: NDArray[np.int64]) -> float:
+    """Return the pairs of entries in the same row, the intercept being one."""
+    n = np.diff(indptr) + 1.0
+    return float(np.sum(n * (n + 1.0))) / 2.0
+
+
+def _curvatures(rows: Block | SparseBlock, shared: bool) -> Float64Array:
     """Return ``w p (1 - p)`` per logit row and row of X, or its mean over the logit rows."""
     P = rows.probabilities
     curvatures: Float64Array = 1.0 - P
@@ -179,7 +235,7 @@ class EvenPicks:
         self._cumulative = np.zeros(len(totals))
         self._picked: list[list[tuple[NDArray[np.intp], Float64Array]]] = [[] for _ in totals]
 
-    def add(self, rows: Block, shared: bool) -> None:
+    def add(self, rows: Block | SparseBlock, shared: bool) -> None:
         """Go on by a block of rows."""
         sums = np.cumsum(_curvatures(rows, shared), axis=1)
         sums += self._cumulative[:, None]
@@ -191,31 +247,38 @@ class EvenPicks:
             chosen = np.flatnonzero(count)
             picked.append((rows.numbers[chosen], count[chosen] * step))
 
-    def grams(self, X: Array, centre: Array, density: float) -> Float64Array:
-        """Return the Gram matrices of the picked rows, shape (m, D, D)."""
-        D = X.shape[1] + 1
+    def grams(
+        self, rows_of: Callable[[NDArray[np.intp]], Array], centre: Array, density: float
+    ) -> Float64Array:
+        """Return the Gram matrices of the picked rows, shape (m, D, D).
+
+        `rows_of` returns rows of X, by their numbers.
+        """
+        D = len(centre) + 1
         chosen = [
             (np.concatenate([n for n, _ in picked]), np.concatenate([c for _, c in picked]))
             for picked in self._picked
         ]
         dense_cost, sparse_cost = _costs(D, 1, density)
         if len(chosen) >= _LEAST_SIDE_BY_SIDE and dense_cost <= sparse_cost:
-            return _side_by_side(X, centre, chosen)
+            return _side_by_side(rows_of, centre, chosen)
         grams = np.empty((len(chosen), D, D))
         for gram, (numbers, curvatures) in zip(grams, chosen, strict=True):
             sums = _sums(D, 1, density)
             for first in range(0, len(numbers), _GATHERED_ROWS):
                 some = slice(first, first + _GATHERED_ROWS)
-                sums.add(X[numbers[some]], centre, curvatures[None, some])
+                sums.add(rows_of(numbers[some]), centre, curvatures[None, some])
             gram[:] = sums.matrices()[0]
         return grams
 
 
 def _side_by_side(
-    X: Array, centre: Array, chosen: list[tuple[NDArray[np.intp], Float64Array]]
+    rows_of: Callable[[NDArray[np.intp]], Array],
+    centre: Array,
+    chosen: list[tuple[NDArray[np.intp], Float64Array]],
 ) -> Float64Array:
     """Return Gram matrices of different rows of X each, (m, D, D), one to a unit of work."""
-    m, D = len(chosen), X.shape[1] + 1
+    m, D = len(chosen), len(centre) + 1
     most = max(len(numbers) for numbers, _ in chosen)
     n_block = max(_BLOCK_ROWS, _BLOCK_ENTRIES // (m * D))
     grams = padded_zeros((m, D, D), np.dtype(np.float64))
@@ -231,7 +294,7 @@ def _side_by_side(
             kernels.weighted_grams,
             m,
             1.0 * weights.size * D * D,
-            kernel_view(X[rows.ravel()]),
+            kernel_view(rows_of(rows.ravel())),
             kernel_view(centre),
             kernel_view(weights.reshape(1, -1)),  # one curvature, a chunk of its rows per matrix
             m,
@@ -248,6 +311,17 @@ def _mirrored(grams: Float64Array, D: int) -> Float64Array:
         gram[:, :D] = np.tril(gram[:, :D])
         gram[:, :D] += lower.T
     return grams[:, :, :D]
+
+
+def with_diagonals(grams: Float64Array, diagonals: Float64Array) -> Float64Array:
+    """Raise the diagonals of Gram matrices of some rows to those over all rows.
+
+    A feature that is rare among the rows picked still curves the objective.
+    """
+    missing = np.maximum(diagonals - np.einsum("kjj->kj", grams), 0.0)
+    j = np.arange(grams.shape[1])
+    grams[:, j, j] += missing
+    return grams
 
 
 def class_diagonals(
@@ -273,9 +347,9 @@ def class_diagonals(
     return total
 
 
-def _sums(D: int, m: int, density: float) -> _DenseSums | _SparseSums:
+def _sums(D: int, m: int, density: float) -> _DenseSums | PairSums:
     dense_cost, sparse_cost = _costs(D, m, density)
-    return _SparseSums(D, m) if sparse_cost < dense_cost else _DenseSums(D, m)
+    return PairSums(D, m) if sparse_cost < dense_cost else _DenseSums(D, m)
 
 
 class _DenseSums:
@@ -312,13 +386,15 @@ class _DenseSums:
         return _mirrored(sums, D)
 
 
-class _SparseSums:
+class PairSums:
     """The same where U is mostly zeros: only products of non-zeros are formed."""
 
     def __init__(self, D: int, m: int) -> None:
         self._D = D
         size = D * (D + 1) // 2 * m
-        self._n_chunks = min(_SPARSE_CHUNKS, max(1, _GRAM_ENTRIES // size))
+        # Several where they are small: long sums of terms of one sign lose digits.
+        most = _LEAST_UNITS if _LEAST_UNITS * size <= _SMALL_ENTRIES else _SPARSE_CHUNKS
+        self._n_chunks = min(most, max(1, _GRAM_ENTRIES // size))
         self._grams = np.zeros((self._n_chunks, D * (D + 1) // 2, m))
 
     def add(self, X: Array, centre: Array, curvatures: Float64Array) -> None:
@@ -336,10 +412,22 @@ class _SparseSums:
             self._grams,
         )
 
+    def add_csr(self, rows: Compressed, curvatures: Float64Array) -> None:
+        """Add rows of a CSR matrix, around 0."""
+        m = len(curvatures)
+        sweep(
+            *(kernels.csr_grams, self._n_chunks, m * n_pairs(rows.indptr)),
+            *(*rows, kernel_view(curvatures.T), self._D - 1, self._n_chunks),
+            np.empty((self._n_chunks, self._D), np.int64),
+            np.empty((self._n_chunks, self._D)),
+            self._grams,
+        )
+
     def matrices(self) -> Float64Array:
-        """Return the sums, shape (m, D, D)."""
+        """Return the sums, shape (m, D, D), once: accumulators are twice as large, and go first."""
         with np.errstate(over="ignore", invalid="ignore"):  # a factor looks for it
             lower = self._grams.sum(axis=0).T
+        del self._grams
         i, j = np.tril_indices(self._D)
         full = np.empty((len(lower), self._D, self._D))
         full[:, i, j] = lower

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -48,14 +49,24 @@ class DenseDesign:
         self.X = kernel_view(X)
         self.labels = kernel_view(targets.labels)
         self.soft = kernel_view(targets.soft)
-        self.weights = kernel_view(weights.scaled)
+        self._set_weights(weights)
         self.offset = kernel_view(np.empty((0, 0), X.dtype) if offset is None else offset)
         self.n_classes = targets.n_classes
-        self.weight_sum = weights.total
-        self.weight_scale = weights.largest
         self.has_offset = offset is not None
         self.n_samples, self.n_features = X.shape
+        self.n_entries = X.size
         self.dtype = X.dtype
+
+    def with_weights(self, weights: Weights) -> DenseDesign:
+        """Return the same rows with other weights."""
+        other = copy.copy(self)
+        other._set_weights(weights)
+        return other
+
+    def _set_weights(self, weights: Weights) -> None:
+        self.weights = kernel_view(weights.scaled)
+        self.weight_sum = weights.total
+        self.weight_scale = weights.largest
 
     def class_weights(self) -> Float64Array:
         """Return the sum of the targets, ``sum_i w_i y_ik``."""
@@ -255,12 +266,8 @@ class DenseDesign:
         picks = curvature.EvenPicks(diagonals[:, -1], most_rows)
         for rows in self._blocks(coef, intercept, centre, 4 * coef.shape[0]):
             picks.add(rows, shared)
-        grams = picks.grams(self.X, self._centre(centre), density)
-        # A feature that is rare among the rows picked still curves the objective.
-        missing = np.maximum(diagonals - np.einsum("kjj->kj", grams), 0.0)
-        j = np.arange(self.n_features + 1)
-        grams[:, j, j] += missing
-        return grams
+        grams = picks.grams(lambda rows: self.X[rows], self._centre(centre), density)
+        return curvature.with_diagonals(grams, diagonals)
 
     def class_gram_passes(
         self, n_rows: int, most_rows: int, shared: bool, centre: Float64Array | None = None

@@ -108,6 +108,18 @@ def weighted_squares(first, last, X, centre, curvatures, n_chunks, squares, out)
 
 
 @block_kernel
+def _add_pairs(index: Array, value: Array, n: int, curvature: Array, target: Array) -> None:
+    """Add the products of all pairs of n values, in any order."""
+    for p in range(n):
+        for q in range(p + 1):
+            product = value[p] * value[q]
+            high, low = max(index[p], index[q]), min(index[p], index[q])
+            sums = target[high * (high + 1) // 2 + low]
+            for k in range(curvature.shape[0]):
+                sums[k] += product * curvature[k]
+
+
+@block_kernel
 def _sparse_gram_chunk(
     c: int,
     X: Array,
@@ -126,7 +138,6 @@ def _sparse_gram_chunk(
     X side by side, so that the innermost loop is vector code whatever the pattern of zeros.
     """
     n_samples, n_features = X.shape
-    n_curvatures = curvatures.shape[1]
     index, value, target = columns[c], values[c], grams[c]
     chunk_rows = (n_samples + n_chunks - 1) // n_chunks
     start = c * chunk_rows
@@ -138,16 +149,46 @@ def _sparse_gram_chunk(
                 index[n], value[n] = j, x[j] - centre[j]
                 n += 1
         index[n], value[n] = n_features, 1.0
-        for p in range(n + 1):
-            first = index[p] * (index[p] + 1) // 2
-            for q in range(p + 1):
-                product = value[p] * value[q]
-                sums = target[first + index[q]]
-                for k in range(n_curvatures):
-                    sums[k] += product * curvature[k]
+        _add_pairs(index, value, n + 1, curvature, target)
 
 
 @driver
 def sparse_grams(first, last, X, centre, curvatures, n_chunks, columns, values, grams):
     for c in range(first, last):
         _sparse_gram_chunk(c, X, centre, curvatures, n_chunks, columns, values, grams)
+
+
+@block_kernel
+def _csr_gram_chunk(
+    c: int,
+    data: Array,
+    indices: Array,
+    indptr: Array,
+    curvatures: Array,
+    n_features: int,
+    n_chunks: int,
+    columns: Array,
+    values: Array,
+    grams: Array,
+) -> None:
+    """Do as `_sparse_gram_chunk` for rows of a CSR matrix around 0."""
+    n_samples = indptr.shape[0] - 1
+    index, value = columns[c], values[c]
+    chunk_rows = (n_samples + n_chunks - 1) // n_chunks
+    start = c * chunk_rows
+    for i in range(start, min(start + chunk_rows, n_samples)):
+        first, n = indptr[i], indptr[i + 1] - indptr[i]
+        for p in range(n):
+            index[p], value[p] = indices[first + p], data[first + p]
+        index[n], value[n] = n_features, 1.0
+        _add_pairs(index, value, n + 1, curvatures[i], grams[c])
+
+
+@driver
+def csr_grams(
+    first, last, data, indices, indptr, curvatures, n_features, n_chunks, columns, values, grams
+):
+    for c in range(first, last):
+        _csr_gram_chunk(
+            c, data, indices, indptr, curvatures, n_features, n_chunks, columns, values, grams
+        )

@@ -6,7 +6,15 @@ import math
 
 from fastsoftmax._jit import Array, block_kernel, driver
 from fastsoftmax._kernels.exp import exp_nonpositive
-from fastsoftmax._kernels.lanes import OWN, PEAK, REST, add_offset, largest_of, probabilities
+from fastsoftmax._kernels.lanes import (
+    OWN,
+    PEAK,
+    REST,
+    add_offset,
+    largest_of,
+    probabilities,
+    transpose,
+)
 from fastsoftmax._kernels.log1p import log1p_nonnegative
 from fastsoftmax._kernels.tiles import forward
 
@@ -69,28 +77,6 @@ def _two_classes(logits: Array, n: int, log: bool, pair: Array) -> None:
 
 
 @block_kernel
-def _transpose(logits: Array, n: int, out: Array) -> None:
-    """Write ``out[i, k] = logits[k, i]``.
-
-    Four classes at a time: 0.5 ns per number at 7 classes and 0.35 at 100, against 0.7 and 0.6 row
-    by row, whose reads have a power of two between them and so share few sets of the cache.
-    """
-    n_rows = logits.shape[0]
-    k = 0
-    while k + 4 <= n_rows:
-        z0, z1, z2, z3 = logits[k], logits[k + 1], logits[k + 2], logits[k + 3]
-        for i in range(n):
-            row = out[i]
-            row[k], row[k + 1], row[k + 2], row[k + 3] = z0[i], z1[i], z2[i], z3[i]
-        k += 4
-    while k < n_rows:
-        z0 = logits[k]
-        for i in range(n):
-            out[i, k] = z0[i]
-        k += 1
-
-
-@block_kernel
 def _predict_chunk(
     c: int,
     X: Array,
@@ -131,13 +117,13 @@ def _predict_chunk(
             continue
         if n_rows == 1 and response != LOGITS:
             _two_classes(Z, n, response == LOG_PROBABILITIES, lanes[:2])
-            _transpose(lanes[:2], n, out[first : first + n])
+            transpose(lanes[:2], n, out[first : first + n])
             continue
         if response == PROBABILITIES:
             probabilities(Z, n, lanes)
         elif response == LOG_PROBABILITIES:
             _log_probabilities(Z, n, lanes)
-        _transpose(Z, n, out[first : first + n])
+        transpose(Z, n, out[first : first + n])
 
 
 @driver

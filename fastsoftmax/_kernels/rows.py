@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from fastsoftmax._jit import block_kernel, driver, exact_kernel
-from fastsoftmax._kernels.exp import exp_nonpositive, exp_of_difference
+from fastsoftmax._kernels.exp import exp_of_difference
 
 #: Codes for `statuses`.
 FINE = 0
@@ -506,103 +506,3 @@ def softmax_loss(
         _softmax_loss_block(
             block, block_size, logits, labels, soft, weights, residual, losses, statuses
         )
-
-
-# --- The residual in place, for the objective -----------------------------------------------------
-
-
-@block_kernel
-def _binary_residual(row: Any, i: Any, labels: Any, soft: Any, weight: Any) -> Any:
-    """Return the logistic loss of the one logit in `row`; overwrite it with ``weight (p - y)``."""
-    z = row[0]
-    if soft.size > 0:
-        absent = np.float64(soft[i, 0])
-        present = np.float64(soft[i, 1])
-    else:
-        present = np.float64(labels[i])
-        absent = 1.0 - present
-    e = np.float64(exp_nonpositive(-abs(z)))
-    large, small = 1.0 / (1.0 + e), e / (1.0 + e)  # each to full precision, so p and 1 - p
-    distance = np.float64(abs(z))
-    if z > 0:
-        row[0] = weight * (absent * large - present * small)
-        return math.log1p(e) + absent * distance
-    row[0] = weight * (absent * small - present * large)
-    return math.log1p(e) + present * distance
-
-
-@block_kernel
-def _residual_block(
-    block: Any,
-    block_size: Any,
-    logits: Any,
-    labels: Any,
-    soft: Any,
-    weights: Any,
-    offset: Any,
-    losses: Any,
-) -> None:
-    first = block * block_size
-    total = 0.0
-    for j in range(min(block_size, logits.shape[0] - first)):
-        i = first + j
-        row = logits[i]
-        if offset.size > 0:
-            for k in range(row.size):
-                row[k] += offset[i, k]
-        weight = np.float64(weights[i]) if weights.size > 0 else 1.0
-        if weight == 0.0:  # as if removed, also where its logits overflow
-            for k in range(row.size):
-                row[k] = 0
-            continue
-        if row.size == 1:
-            loss = _binary_residual(row, i, labels, soft, weight)
-        else:
-            loss, _ = _row_residual(row, i, labels, soft, weight)
-        total += weight * loss
-    losses[block] = total
-
-
-@driver
-def residual_rows(
-    first: Any,
-    last: Any,
-    block_size: Any,
-    logits: Any,
-    labels: Any,
-    soft: Any,
-    weights: Any,
-    offset: Any,
-    losses: Any,
-) -> None:
-    """Overwrite logits with the weighted residual R = w (P - Y), and sum the weighted losses.
-
-    Parameters
-    ----------
-    first, last : int
-        Blocks to do.
-    block_size : int
-        Rows of a block, see `rows_per_block`.
-    logits : (n_samples, n_rows) array, C order, writable
-        Overwritten. One logit row per sample (``n_rows == 1``) means the binary logistic loss,
-        whose residual is that of class 1.
-    labels : (n_samples,) int32 array, or empty
-        Classes, in ``[0, n_rows)``, or in ``{0, 1}`` where ``n_rows == 1``.
-    soft : (n_samples, n_classes) array of the logits' dtype, or empty
-        Soft targets, used instead of the labels if not empty. Rows sum to 1. Two columns
-        where ``n_rows == 1``.
-    weights : (n_samples,) array, or empty
-        Factors of the samples; empty means ones.
-    offset : (n_samples, n_rows) array of the logits' dtype, or empty
-        Added to the logits first.
-    losses : (n_blocks,) float64 array
-        Overwritten with each block's weighted sum of losses, in nats.
-
-    Notes
-    -----
-    A logit that is NaN or plus infinity makes its block's loss NaN or infinite, and nothing else
-    is reported: the caller checks the sum of `losses`. Minus infinity among several logits is a
-    class of probability 0, as everywhere in this file; as the only logit it is not finite either.
-    """
-    for block in range(first, last):
-        _residual_block(block, block_size, logits, labels, soft, weights, offset, losses)

@@ -113,13 +113,18 @@ def _overload_prefetch(array: Any, row: Any, column: Any) -> Any:
 
 
 class Vectors:
-    """Vectors of one float dtype in the function that `builder` is building."""
+    """Vectors of one float dtype in the function that `builder` is building.
 
-    def __init__(self, context: Any, builder: Builder, dtype: Any) -> None:
+    As wide as the CPU's registers, or `n_bytes`.
+    """
+
+    def __init__(
+        self, context: Any, builder: Builder, dtype: Any, n_bytes: int | None = None
+    ) -> None:
         self.builder = builder
         self.element = context.get_value_type(dtype)
         self.itemsize = dtype.bitwidth // 8
-        self.lanes = registers(context).n_bytes // self.itemsize
+        self.lanes = (n_bytes or registers(context).n_bytes) // self.itemsize
         self.type = ir.VectorType(self.element, self.lanes)
 
     def address(self, array: Any, row: Value, column: Value) -> Value:
@@ -157,6 +162,16 @@ class Vectors:
     def broadcast(self, address: Value, lanes: int | None = None) -> Value:
         """Return a vector whose lanes all hold the element at an address."""
         element = self.builder.load(self.builder.inttoptr(address, self.element.as_pointer()))
+        return self.splat(element, lanes)
+
+    def splat_widened(self, number: Value) -> Value:
+        """Return a vector of float64 from a number of either dtype."""
+        if number.type != self.element:
+            number = self.builder.fpext(number, self.element)
+        return self.splat(number)
+
+    def splat(self, element: Value, lanes: int | None = None) -> Value:
+        """Return a vector whose lanes all hold a number."""
         return _splat(self.builder, element, lanes or self.lanes)
 
     def multiply_add(self, a: Value, b: Value, c: Value) -> Value:

@@ -1,5 +1,7 @@
 """Minimisers of convex functions. They know callables and vectors, nothing of data or classes."""
 
+from fastsoftmax._solvers.diagonal import Functions, minimize_in_diagonal_metric
+from fastsoftmax._solvers.dual_ascent import Outcome, ascend
 from fastsoftmax._solvers.lbfgs import minimize_lbfgs
 from fastsoftmax._solvers.newton_cg import minimize_newton_cg
 from fastsoftmax._solvers.preconditioner import (
@@ -20,16 +22,20 @@ __all__ = [
     "BlockPreconditioner",
     "CentredPreconditioner",
     "DiagonalPreconditioner",
+    "Functions",
     "IterationState",
     "KroneckerPreconditioner",
     "NearbyPreconditioner",
+    "Outcome",
     "Preconditioner",
     "SeparablePenalty",
     "SolverResult",
     "Status",
     "Stopping",
     "SumZeroPreconditioner",
+    "ascend",
     "minimize_composite",
+    "minimize_in_diagonal_metric",
     "minimize_lbfgs",
     "minimize_newton_cg",
 ]

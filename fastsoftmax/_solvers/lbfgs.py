@@ -12,7 +12,7 @@ from fastsoftmax._solvers.line_search import Point, search_from
 from fastsoftmax._solvers.preconditioner import DAMPING, LaggedPreconditioner, Preconditioner
 from fastsoftmax._solvers.progress import Progress, Stopping
 from fastsoftmax._solvers.result import SolverResult
-from fastsoftmax._solvers.vectors import Vector, dot
+from fastsoftmax._solvers.vectors import Vector, dot, max_norm
 
 #: By how much the decrement is too small in the metric of an inexact preconditioner: 3 to 10 times
 #: on digits, mnist and data with more features than samples.
@@ -117,7 +117,7 @@ def minimize_lbfgs(
     def precondition(vector: Vector) -> Vector:
         return scale * preconditioner.apply(vector)
 
-    progress.visit(x, f, g)
+    progress.visit(x, f, max_norm(g))
     while True:
         direction = -pairs.apply(g, precondition)
         slope = dot(direction, g)
@@ -155,7 +155,7 @@ def minimize_lbfgs(
             scale *= dot(step, change) / dot(change, precondition(change))
         x, f, g = x + step, point.value, point.gradient
         fresh = False
-        progress.visit(x, f, g, point.step_size)
+        progress.visit(x, f, max_norm(g), point.step_size)
         if preconditioner.is_old(point.step_size, progress.n_left):
             preconditioner.build(x)
             pairs.clear()

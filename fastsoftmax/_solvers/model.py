@@ -29,8 +29,49 @@ _CALL_WORK = 2e8
 _LEAST_RIDGE, _MOST_RIDGE = 1e-10, 1e-2
 
 
+class Frame:
+    """Coordinates that suit a metric: coefficients of ``x - centre``.
+
+    Their intercept, the last of every D parameters, is ``b + W centre``. The coefficients, and so
+    their penalty, are the same.
+
+    Attributes
+    ----------
+    centre : ndarray of shape (D - 1,) or (0,)
+        Empty where nothing moves.
+    """
+
+    centre: Vector
+
+    def inward(self, params: Vector) -> Vector:
+        """Return parameters, or a step, in the metric's coordinates."""
+        return self._moved(params, 1.0)
+
+    def outward(self, inner: Vector) -> Vector:
+        """Return parameters, or a step, from those in the metric's coordinates."""
+        return self._moved(inner, -1.0)
+
+    def inward_gradient(self, gradient: Vector) -> Vector:
+        """Return a gradient in the metric's coordinates."""
+        if not self.centre.size:
+            return gradient
+        g = gradient.reshape(-1, len(self.centre) + 1).copy()
+        g[:, :-1] -= g[:, -1:] * self.centre
+        return g.ravel()
+
+    def learn(self, step_size: float) -> None:
+        """Take down the share that was taken of the model's step."""
+
+    def _moved(self, params: Vector, sign: float) -> Vector:
+        if not self.centre.size:
+            return params
+        p = params.reshape(-1, len(self.centre) + 1).copy()
+        p[:, -1] += sign * np.einsum("kj,j->k", p[:, :-1], self.centre)
+        return p.ravel()
+
+
 @dataclass(frozen=True, eq=False)
-class Metric:
+class Metric(Frame):
     """An estimate of the Hessian, ``scale * blocks + diag(l2)``, in coordinates of its own.
 
     Attributes
@@ -40,8 +81,7 @@ class Metric:
     l2 : ndarray of shape (n,)
         Penalty strengths.
     centre : ndarray of shape (D - 1,) or (0,)
-        The metric is that of coefficients of ``x - centre``, whose intercept, the last of every
-        D parameters, is ``b + W centre``. The coefficients, and so their penalty, are the same.
+        See `Frame`.
     is_exact : bool
         Whether it is the Hessian where it was built.
     scale : float, default=1.0
@@ -70,28 +110,18 @@ class Metric:
             return np.einsum("ij,kj->ki", self.blocks[0], v).ravel()
         return np.einsum("kij,kj->ki", self.blocks, v).ravel()
 
-    def inward(self, params: Vector) -> Vector:
-        """Return parameters, or a step, in the metric's coordinates."""
-        return self._moved(params, 1.0)
-
-    def outward(self, inner: Vector) -> Vector:
-        """Return parameters, or a step, from those in the metric's coordinates."""
-        return self._moved(inner, -1.0)
-
-    def inward_gradient(self, gradient: Vector) -> Vector:
-        """Return a gradient in the metric's coordinates."""
-        if not self.centre.size:
-            return gradient
-        g = gradient.reshape(-1, len(self.centre) + 1).copy()
-        g[:, :-1] -= g[:, -1:] * self.centre
-        return g.ravel()
-
-    def _moved(self, params: Vector, sign: float) -> Vector:
-        if not self.centre.size:
-            return params
-        p = params.reshape(-1, len(self.centre) + 1).copy()
-        p[:, -1] += sign * np.einsum("kj,j->k", p[:, :-1], self.centre)
-        return p.ravel()
+    def model(
+        self,
+        pairs: Collection[Pair],
+        x: Vector,
+        gradient: Vector,
+        penalty: SeparablePenalty,
+        balanced: Callable[[Vector], Vector] | None,
+    ) -> QuasiNewtonModel:
+        """Return the model of a function of about this Hessian."""
+        return QuasiNewtonModel(
+            self, pairs, x, gradient, penalty, balanced if self.is_exact else None
+        )
 
 
 class Pair(NamedTuple):
@@ -142,6 +172,9 @@ class QuasiNewtonModel:
     Byrd, Nocedal & Schnabel (1994), Math. Programming 63, theorem 2.3: the compact form
     ``B = B0 - left inner⁻¹ leftᵀ``.
     """
+
+    #: How many times its fall the model may be above its minimum, where its metric is exact.
+    caution = 1.0
 
     def __init__(
         self,

@@ -177,7 +177,7 @@ def minimize_newton_cg(
     preconditioner = LaggedPreconditioner(make_preconditioner, lags, build_cost, x)
     forcing, size = _FORCING_MOST, math.inf
 
-    progress.visit(x, f, g)
+    progress.visit(x, f, max_norm(g))
     while True:
         previous_size, size = size, math.sqrt(max(dot(g, preconditioner.apply(g)), 0.0))
         forcing = _next_forcing(forcing, size, previous_size)
@@ -203,7 +203,7 @@ def minimize_newton_cg(
         if point is None:
             return progress.result(progress.failure(gain))
         x, f, g = x + point.step_size * step.direction, point.value, point.gradient
-        progress.visit(x, f, g, point.step_size)
+        progress.visit(x, f, max_norm(g), point.step_size)
         if preconditioner.is_old(point.step_size, progress.n_left * progress.passes_per_iteration):
             preconditioner.build(x)
 

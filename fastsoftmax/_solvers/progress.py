@@ -10,7 +10,7 @@ from typing import TypedDict
 import numpy as np
 
 from fastsoftmax._solvers.result import IterationState, SolverResult, Status
-from fastsoftmax._solvers.vectors import Vector, max_norm
+from fastsoftmax._solvers.vectors import Vector
 
 #: Iterations without a smaller gradient, at a promised gain below the noise, that mean "floor".
 _PATIENCE = 4
@@ -105,6 +105,11 @@ class Progress:
         return len(self._history) - 1
 
     @property
+    def best_params(self) -> Vector:
+        """The best iterate's parameters, the very array that was shown to `visit`."""
+        return self._best.params
+
+    @property
     def passes_per_iteration(self) -> float:
         """Evaluations so far for each step taken."""
         return self.n_passes / max(1, self.n_iterations)
@@ -145,9 +150,9 @@ class Progress:
         self._best = _Iterate(params, np.inf, np.inf)
         return value, gradient
 
-    def visit(self, params: Vector, value: float, gradient: Vector, step_size: float = 0.0) -> None:
-        """Take down an iterate, and show it to the caller."""
-        self._latest = latest = _Iterate(params, value, max_norm(gradient))
+    def visit(self, params: Vector, value: float, norm: float, step_size: float = 0.0) -> None:
+        """Take down an iterate and its gradient's `max_norm`, and show it to the caller."""
+        self._latest = latest = _Iterate(params, value, norm)
         self.is_flat = latest.norm <= self._tol
         self.enough = 0.01 * self._tol * max(abs(value), self._value_scale)
         self.noise = self._relative_noise * max(abs(value), np.finfo(np.float64).tiny)

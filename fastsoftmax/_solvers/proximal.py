@@ -10,11 +10,12 @@ from typing import Unpack
 
 import numpy as np
 
-from fastsoftmax._solvers.model import Faces, Metric, Pair, QuasiNewtonModel
+from fastsoftmax._solvers.active_set import ColumnMetric
+from fastsoftmax._solvers.model import Faces, Metric, Pair
 from fastsoftmax._solvers.progress import Progress, Stopping
 from fastsoftmax._solvers.result import SolverResult
 from fastsoftmax._solvers.separable import SeparablePenalty
-from fastsoftmax._solvers.vectors import Vector, dot
+from fastsoftmax._solvers.vectors import Vector, dot, max_norm
 
 #: By how much the model's fall may be too small a distance to the minimum: in an exact metric built
 #: elsewhere, and in another one, whose model is not minimised to the end.
@@ -33,7 +34,7 @@ def minimize_composite(
     value_and_gradient: Callable[[Vector], tuple[float, Vector]],
     penalty: SeparablePenalty,
     start: Vector,
-    make_metric: Callable[[Vector], Metric],
+    make_metric: Callable[[Vector], Metric | ColumnMetric],
     lags: Iterable[int] = (),
     build_cost: float = 0.0,
     *,
@@ -54,8 +55,8 @@ def minimize_composite(
     start : ndarray of shape (n,)
         Not changed; moved into the bounds.
     make_metric : callable
-        Estimates the Hessian at given parameters. One that is not exact is scaled to the latest
-        pair.
+        Estimates the Hessian at given parameters. A `Metric` that is not exact is scaled to the
+        latest pair; a `ColumnMetric` takes no pairs, and is best built anew for every iteration.
     lags : iterable of int
         Iterations after which the first, second ... metric is old. Then it is built anew, and the
         pairs forgotten, unless ...
@@ -92,20 +93,18 @@ def minimize_composite(
     pairs: deque[Pair] = deque(maxlen=memory)
     faces, fall = Faces(), np.inf
     total = f + penalty.value(x)
-    progress.visit(x, total, penalty.least_subgradient(x, g))
+    progress.visit(x, total, max_norm(penalty.least_subgradient(x, g)))
     while True:
         inner_x = metric.inward(x)
-        model = QuasiNewtonModel(
-            *(metric, pairs, inner_x, metric.inward_gradient(g), penalty),
-            balanced if metric.is_exact else None,
-        )
+        model = metric.model(pairs, inner_x, metric.inward_gradient(g), penalty, balanced)
         enough = _share_left(fall, total)
         target, fall = model.minimize(faces, enough)
         direction = metric.outward(target - inner_x)
         target = metric.outward(target)
         caution = _CAUTION if metric.is_exact else _ROUGH_CAUTION
-        is_newton = metric.is_exact and age == 0
-        status = progress.verdict(fall if is_newton else caution * fall, fall, direction)
+        if metric.is_exact and age == 0:
+            caution = model.caution
+        status = progress.verdict(caution * fall, fall, direction)
         if status is not None:
             return progress.result(status)
 
@@ -126,6 +125,7 @@ def minimize_composite(
             step_size = _shorter(step_size, descent, change)
             if step_size < _LEAST_STEP_SIZE:
                 break
+        metric.learn(step_size)
         if step_size < _LEAST_STEP_SIZE:
             if age == 0 and not pairs:
                 return progress.result(progress.failure(fall))
@@ -133,16 +133,17 @@ def minimize_composite(
             metric, age = make_metric(x), 0
             pairs.clear()
             continue
-        step = metric.inward(moved - x)
-        difference = metric.inward_gradient(new_g - g)
-        curvature = dot(step, difference)
-        if curvature > least_cosine * np.sqrt(dot(step, step) * dot(difference, difference)):
-            pairs.append(Pair(step, difference, metric.unscaled(step)))
-            if not metric.is_exact:
-                metric = _scaled(metric, pairs[-1], curvature)
+        if isinstance(metric, Metric):
+            step = metric.inward(moved - x)
+            difference = metric.inward_gradient(new_g - g)
+            curvature = dot(step, difference)
+            if curvature > least_cosine * np.sqrt(dot(step, step) * dot(difference, difference)):
+                pairs.append(Pair(step, difference, metric.unscaled(step)))
+                if not metric.is_exact:
+                    metric = _scaled(metric, pairs[-1], curvature)
         x, f, g, age = moved, new_f, new_g, age + 1
         total = f + penalty.value(x)
-        progress.visit(x, total, penalty.least_subgradient(x, g), step_size)
+        progress.visit(x, total, max_norm(penalty.least_subgradient(x, g)), step_size)
         if _is_old(metric, age, lag, step_size) and progress.n_left > build_cost:
             metric, lag, age = make_metric(x), next(remaining_lags), 0
             pairs.clear()
@@ -167,7 +168,7 @@ def _share_left(fall: float, total: float) -> float:
     )
 
 
-def _is_old(metric: Metric, age: int, lag: float, step_size: float) -> bool:
+def _is_old(metric: Metric | ColumnMetric, age: int, lag: float, step_size: float) -> bool:
     return age >= lag or (metric.is_exact and step_size < _LEAST_FITTING)
 
 

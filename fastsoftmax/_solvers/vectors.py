@@ -15,4 +15,4 @@ def dot(u: Vector, v: Vector) -> float:
 
 def max_norm(vector: Vector) -> float:
     """Return the largest absolute component."""
-    return float(np.max(np.abs(vector), initial=0.0))
+    return float(max(np.max(vector, initial=0.0), -np.min(vector, initial=0.0)))  # no copy

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsoftmax._designs import ColumnAccess
 from fastsoftmax._solvers import SeparablePenalty, SolverResult, Stopping, minimize_composite
+from fastsoftmax._solvers.active_set import ColumnMetric, TrustRegion
 from fastsoftmax._solvers.model import Metric
+from fastsoftmax.linear_model._vocabulary import GRAM_COLUMNS
 from fastsoftmax.objective import SoftmaxObjective
 
 Vector = NDArray[np.float64]
 
 #: The full Hessian is built where it has at most so many rows and costs so many iterations.
 _FULL_HESSIAN, _FULL_HESSIAN_COST = 2000, 100.0
-#: Gram matrices have at most so many columns; there is one per class up to so many entries in all.
-_GRAM_COLUMNS, _CLASS_GRAM_ENTRIES = 2500, 2**26
+#: There is a Gram matrix per class up to so many entries in all.
+_CLASS_GRAM_ENTRIES = 2**26
 #: Iterations between two Hessians, and two sets of Gram matrices.
 _HESSIAN_LAG, _GRAM_LAG = 8, 16
 #: Share of its first curvature that a class keeps; see `_solve`.
@@ -64,24 +68,28 @@ def solve_composite(
         balanced=_balance(objective, penalty),
         **stopping,
     )
-    return result, f"proximal quasi-Newton ({name})"
+    return result, f"proximal {name}"
 
 
 def _metric(
     objective: SoftmaxObjective, centre: Vector
-) -> tuple[str, Callable[[Vector], Metric], int, float]:
-    """Return a metric's name, what builds it at given parameters, its lag, and its cost."""
+) -> tuple[str, Callable[[Vector], Metric | ColumnMetric], int, float]:
+    """Return a method's name, what builds its metric at given parameters, its lag, and its cost."""
     design, (n_rows, D) = objective.design, objective.shape
     l2 = np.tile(objective.l2[:D], n_rows)
     moves = centre if objective.fit_intercept and centre.any() else np.empty(0)
     least: list[Vector] = []
-    zeros = np.zeros((n_rows, design.n_features)), np.zeros(n_rows)
-    is_constant = design.class_diagonals(*zeros, centre, shared=True)[0, :D] == 0.0
+
+    @cache
+    def is_constant() -> NDArray[np.bool_]:
+        zeros = np.zeros((n_rows, design.n_features)), np.zeros(n_rows)
+        diagonal: NDArray[np.float64] = design.class_diagonals(*zeros, centre, shared=True)
+        return diagonal[0, :D] == 0.0
 
     def positive(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
         # The slope of a column that equals its centre is rounding, and a step of rounding through
         # a curvature of 0 would be anything. In other columns 0 means that all are certain.
-        np.einsum("kjj->kj", blocks).reshape(-1, D)[:, is_constant] = 1.0
+        np.einsum("kjj->kj", blocks).reshape(-1, D)[:, is_constant()] = 1.0
         return blocks
 
     def hessian(params: Vector) -> Metric:
@@ -103,15 +111,32 @@ def _metric(
         blocks = diagonal.reshape(-1, 1, 1) / design.weight_sum
         return Metric(positive(blocks), l2, moves, False)
 
+    def active_columns() -> Callable[[Vector], ColumnMetric]:
+        access, trust = ColumnAccess(design, centre), TrustRegion()
+
+        def make(params: Vector) -> ColumnMetric:
+            probabilities = access.probabilities(*objective.unpack(params))
+            return ColumnMetric(l2, moves, probabilities, access.weights, access.pick, trust)
+
+        return make
+
     n, work = n_rows * D, design.pass_work(n_rows)
     # In iterations, each of which takes a pass, some 20 sweeps, and the factor of a face.
     cost = design.hessian_passes(n_rows, centre) * work / (work + 40.0 * n**2 + n**3 / 3.0)
     if n <= _FULL_HESSIAN and cost <= _FULL_HESSIAN_COST:
-        return "full Hessian", hessian, _HESSIAN_LAG, cost
-    if D <= _GRAM_COLUMNS and n_rows * D**2 <= _CLASS_GRAM_ENTRIES:
+        return "quasi-Newton (full Hessian)", hessian, _HESSIAN_LAG, cost
+    # A step of a coordinate reads a column of X here, and a row of a Gram matrix there.
+    if design.n_entries < design.n_features**2:
+        return "Newton (active columns)", active_columns(), 1, -np.inf
+    if D <= GRAM_COLUMNS and n_rows * D**2 <= _CLASS_GRAM_ENTRIES:
         passes = design.class_gram_passes(n_rows, max(3 * D, 1500), False, centre)
-        return "a Gram matrix per class", class_grams, max(_GRAM_LAG, round(passes)), passes
-    return "diagonal", diagonals, _GRAM_LAG, 2.0
+        return (
+            "quasi-Newton (a Gram matrix per class)",
+            class_grams,
+            max(_GRAM_LAG, round(passes)),
+            passes,
+        )
+    return "quasi-Newton (diagonal)", diagonals, _GRAM_LAG, 2.0
 
 
 def _all_rows(full: NDArray[np.float64], n_rows: int, extended: int, D: int) -> Vector:
@@ -150,11 +175,15 @@ def _balance(
 
     def balanced(params: Vector) -> Vector:
         packed = params.reshape(objective.shape)
-        ordered = np.sort(packed, axis=0)
+        # Others are in the middle.
+        columns = np.flatnonzero(may_shift & packed.any(axis=0))
+        own = packed[:, columns]
+        ordered = np.sort(own, axis=0)
         to_middle = np.clip(0.0, ordered[(n_rows - 1) // 2], ordered[n_rows // 2])
-        shift = np.where(has_l1, to_middle, packed.mean(axis=0))
-        room = (packed - upper).max(axis=0), (packed - lower).min(axis=0)
-        shifted: Vector = packed - np.where(may_shift, np.clip(shift, *room), 0.0)
+        shift = np.where(has_l1[columns], to_middle, own.mean(axis=0))
+        room = (own - upper[:, columns]).max(axis=0), (own - lower[:, columns]).min(axis=0)
+        shifted: Vector = packed.copy()
+        shifted[:, columns] -= np.clip(shift, *room)
         return shifted.ravel()
 
     return balanced

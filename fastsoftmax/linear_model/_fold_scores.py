@@ -31,7 +31,9 @@ class _OnRows(LogisticRegression):
         return self
 
     def _respond(self, X: Any, response: Response, offset: Any = None) -> NDArray[Any]:
-        step = max(1, _GATHERED // self._X.shape[1])
+        # `size` counts the entries that are stored; logits are made besides.
+        n = self._X.shape[0]
+        step = max(1, _GATHERED * n // max(1, self._X.size + n * len(self.coef_)))
         blocks = (X[first : first + step] for first in range(0, max(1, len(X)), step))
         return np.concatenate([self._evaluate(_rows(self._X, some), response) for some in blocks])
 

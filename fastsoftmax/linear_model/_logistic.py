@@ -17,18 +17,17 @@ from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 from sklearn.linear_model._base import LinearClassifierMixin, SparseCoefMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from fastsoftmax._designs import Response, predict
 from fastsoftmax._solvers import IterationState, SolverResult, Status
 from fastsoftmax._threads import resolve_n_jobs, thread_limit
 from fastsoftmax._validation import (
-    FLOATS,
     check_offset,
-    check_sparse_indices,
     check_targets,
     numpy_only,
     passes_if_finite,
+    validated,
 )
 from fastsoftmax.linear_model import _inference
 from fastsoftmax.linear_model._callbacks import CallbackSupportMixin, FitTask
@@ -111,8 +110,9 @@ class LogisticRegression(
 
         ``'lbfgs'`` runs on top of a lagged estimate of the curvature: the full Hessian where it is
         cheap, else Gram matrices weighted by the classes' probabilities, else a diagonal.
-        ``'auto'`` does the same, inside compiled code where the data are small, and in the space
-        of the rows of X where these are few and long. ``'newton-cholesky'`` is for few features
+        ``'auto'`` does the same, inside compiled code where the data are small, in the space of
+        the rows of X where these are few and long, and after dual coordinate ascent where X is
+        sparse and has many columns. ``'newton-cholesky'`` is for few features
         times classes, ``'newton-cg'`` for ill-conditioned problems too large for a Hessian,
         preconditioned like ``'lbfgs'``.
     max_iter : int, default=1000
@@ -147,14 +147,15 @@ class LogisticRegression(
     intercept_ : ndarray of shape (1,) or (n_classes,)
         Intercepts; zero without `fit_intercept`.
     n_iter_ : ndarray of shape (1,), int32
-        Iterations that the solver took.
+        Iterations that the solver took, epochs of dual coordinate ascent among them.
     solver_ : str
         The solver that ran, and its estimate of the curvature.
     objective_ : float
         Mean loss plus penalty at the fitted coefficients, in nats per unit of weight: the above,
         divided by ``C * sum(s)``.
     gradient_norm_ : float
-        Largest absolute component of its gradient there; with an L1 norm or bounds, of its
+        Largest absolute component of its gradient there (after dual coordinate ascent, of sparse X
+        with many columns, to the digits of float32); with an L1 norm or bounds, of its
         smallest subgradient.
     converged_ : bool
         Whether `tol`, or the precision of the dtype, was reached; else a `ConvergenceWarning`
@@ -174,8 +175,10 @@ class LogisticRegression(
     `set_callbacks`. One whose `on_fit_task_end` returns True ends the fit, without a warning.
 
     X in C order and float64 or float32 is used in place. A Fortran-ordered array or a frame
-    (pandas stores frames by column) costs one copy. Arrays of other libraries are converted, and
-    results are NumPy's. float32 stays float32. A fit that raises,
+    (pandas stores frames by column) costs one copy. CSR matrices and arrays are used in place if
+    their rows are sorted and their indices of 32 bits, else copied once; repeated entries add up.
+    Other sparse formats, and frames of sparse columns, are converted to CSR once. Arrays of other
+    libraries are converted, and results are NumPy's. float32 stays float32. A fit that raises,
     or is interrupted, leaves the estimator as it was.
 
     References
@@ -500,9 +503,8 @@ class LogisticRegression(
             with contextlib.suppress(ValueError):
                 return self._evaluate(X, response)
         check_is_fitted(self)
-        check_sparse_indices(X)
         with numpy_only():
-            X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, order="C", reset=False)
+            X = validated(self, X, reset=False)
             return self._evaluate(X, response, offset)
 
     def _evaluate(

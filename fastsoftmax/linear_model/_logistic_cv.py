@@ -290,7 +290,8 @@ class LogisticRegressionCV(LogisticRegression):
         scorer = FoldScorer(scoring, classes, score_params, self.n_jobs)
 
         targets = Targets(labels, np.empty((0, 0), X.dtype), len(classes))
-        designs = [(make_design(X, targets, w), w, classes) for w in parts]
+        design = make_design(X, targets, parts[0])
+        designs = [(design.with_weights(w), w, classes) for w in parts]
         fits = self._fits(designs, Cs, l1_ratios)
         _warn_of_failures(fits, Cs)
         n_iter = [fit.result.n_iterations for fit in fits[1:].flat]

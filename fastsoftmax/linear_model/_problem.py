@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
-from sklearn.utils.validation import validate_data
 
 from fastsoftmax._designs import Design, make_design
 from fastsoftmax._solvers import SeparablePenalty
@@ -19,13 +18,13 @@ from fastsoftmax._validation import (
     apply_class_weight,
     check_masses,
     check_offset,
-    check_sparse_indices,
     check_targets,
     check_weights,
     class_factors,
     encode_labels,
     refuse_missing_labels,
     shape_of,
+    validated,
 )
 from fastsoftmax.linear_model._parameters import check_n_classes
 from fastsoftmax.objective import SoftmaxObjective
@@ -105,11 +104,14 @@ def make_problem(
     n_rows = 1 if len(classes) == 2 else len(classes)
     if offset is not None:
         offset = check_offset(offset, X, n_rows)
+    bounds = None
+    if estimator.bounds is not None or estimator.positive:
+        bounds = _bounds(estimator, (n_rows, X.shape[1]))
     return penalised(
         make_design(X, _smoothed(targets, estimator.label_smoothing, X.dtype), weights, offset),
         *(weights, classes, settings.C, settings.l1_ratio, estimator.fit_intercept),
         factors=_penalty_weights(estimator.penalty_weights, X.shape[1]),
-        bounds=_bounds(estimator, (n_rows, X.shape[1])),
+        bounds=bounds,
     )
 
 
@@ -157,6 +159,10 @@ def penalised(
     objective = SoftmaxObjective.from_design(
         design, l2=(1.0 - l1_ratio) * strengths, fit_intercept=fit_intercept
     )
+    if l1_ratio == 0.0 and bounds is None:
+        # Three vectors of zeros and infinities would count where features are many.
+        none = np.empty(0)
+        return Problem(objective, SeparablePenalty(none, none, none), classes)
     d = objective.n_features
     l1 = np.zeros(objective.shape)
     l1[:, :d] = l1_ratio * strengths
@@ -171,9 +177,8 @@ def check_rows(
     estimator: LogisticRegression, X: Any, y: Any, *, reset: bool = True, dtype: Any = FLOATS
 ) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[np.int32]]:
     """Return valid X and labels y, the classes, and each row's index into them."""
-    check_sparse_indices(X)
     refuse_missing_labels(y)
-    X, y = validate_data(estimator, X, y, accept_sparse="csr", order="C", dtype=dtype, reset=reset)
+    X, y = validated(estimator, X, y, reset=reset, dtype=dtype)
     return X, y, *encode_labels(y)
 
 
@@ -217,8 +222,7 @@ def _labels(
 def _soft_targets(
     estimator: LogisticRegression, X: Any, Y: Any, sample_weight: ArrayLike | None, **options: Any
 ) -> tuple[Any, Targets, Weights, NDArray[Any]]:
-    check_sparse_indices(X)
-    X = validate_data(estimator, X, accept_sparse="csr", order="C", **options)
+    X = validated(estimator, X, **options)
     classes, masses = column_names(Y), check_masses(Y)
     if estimator.class_weight is not None:
         check_targets(masses, X, None, sample_weight)  # refuses what is no weight

@@ -28,9 +28,11 @@ from fastsoftmax._solvers import (
     minimize_newton_cg,
 )
 from fastsoftmax.linear_model._composite import solve_composite
+from fastsoftmax.linear_model._dual import DualFit, has_dual
 from fastsoftmax.linear_model._recession import recession_test
 from fastsoftmax.linear_model._rotated import Rotation, is_wide
 from fastsoftmax.linear_model._small import SmallFit, is_small
+from fastsoftmax.linear_model._vocabulary import GRAM_COLUMNS, VocabularyFit, has_vocabulary
 from fastsoftmax.objective import SoftmaxObjective
 
 Vector = NDArray[np.float64]
@@ -44,10 +46,9 @@ _MOST_HESSIAN = 20_000
 #: Iterations between two full Hessians (lag): L-BFGS bridges the time with cheap passes.
 _HESSIAN_LAG = 8
 
-#: Gram matrices have at most so many columns and cost at most so many iterations. There is one per
+#: Gram matrices have at most `GRAM_COLUMNS` and cost at most so many iterations. There is one per
 #: class as long as this costs no more than it saves: mnist then takes 30 passes to 1e-6 in place of
 #: 200, and 85 in place of over 1000 at C=100, ...
-_GRAM_COLUMNS = 2500
 _GRAM_COST = 100.0
 _CLASS_GRAM_COST = 60.0
 #: ... and as long as they have at most so many entries, 512 MB.
@@ -216,6 +217,15 @@ def solve(
     if penalty is not None and not penalty.is_smooth:
         stopping["recedes"] = None
         return solve_composite(objective, penalty, x, _centre(objective), stopping)
+    if solver in ("auto", "lbfgs") and has_vocabulary(objective):
+        name = "lbfgs (diagonal, feature-major)"
+        if solver == "lbfgs" or not has_dual(objective, x):
+            return VocabularyFit(objective).run(x, stopping), name
+        early, goes_on = DualFit(objective, x, stopping).run()
+        if not goes_on:
+            return early, "dual coordinate ascent"
+        late = VocabularyFit(objective).run(early.params, _going_on(stopping, early))
+        return _joined(early, late), f"dual coordinate ascent, then {name}"
     if solver != "auto":
         return _iterate(objective, solver, x, stopping, near if solver == "lbfgs" else None)
     # Small data first: then a row of weight 2 is treated like the row twice, also in wide data.
@@ -309,7 +319,8 @@ def _going_on(stopping: Stopping, early: SolverResult) -> Stopping:
     on_iteration = stopping["on_iteration"]
 
     def counted(state: IterationState) -> bool | None:
-        if on_iteration is None or state.iteration == 0:
+        assert on_iteration is not None
+        if state.iteration == 0:
             return None
         later = replace(
             state,
@@ -319,7 +330,8 @@ def _going_on(stopping: Stopping, early: SolverResult) -> Stopping:
         return on_iteration(later)
 
     max_iter = stopping["max_iter"] - early.n_iterations
-    return {**stopping, "max_iter": max_iter, "on_iteration": counted}
+    watcher = None if on_iteration is None else counted
+    return {**stopping, "max_iter": max_iter, "on_iteration": watcher}
 
 
 def _joined(early: SolverResult, late: SolverResult) -> SolverResult:
@@ -345,7 +357,7 @@ def _choose(
         and design.hessian_passes(n_rows, centre) <= _FULL_HESSIAN_PASSES
     ):
         return _full_hessian(objective, centre)
-    if D <= _GRAM_COLUMNS:
+    if D <= GRAM_COLUMNS:
         # With as few samples as columns the penalty is most of the curvature, for all classes.
         is_short = design.n_samples <= D
         for shared in (is_short or n_rows * D**2 > _CLASS_GRAM_ENTRIES, True):
