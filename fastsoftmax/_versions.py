@@ -7,11 +7,13 @@ import platform
 import sys
 
 from fastsoftmax._jit import cache_directory
-from fastsoftmax._threads import available_threads, threading_layer
+from fastsoftmax._threads import available_threads, limits, plan
+
+_WORDS = {"numba": "Numba's threads", "pool": "threads of our own", "serial": "one thread"}
 
 
 def show_versions() -> None:
-    """Print versions, threads, threading layer and the folder of compiled kernels."""
+    """Print versions, threads and why these, and the folder of compiled kernels."""
     print("\n".join(f"{name:>16}: {value}" for name, value in describe().items()))  # noqa: T201 (its purpose)
 
 
@@ -26,8 +28,9 @@ def describe() -> dict[str, str]:
             facts[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             facts[package] = "not installed"
-    layer = threading_layer()
-    facts["threading layer"] = layer if layer in ("omp", "tbb") else f"{layer} (fits run serially)"
-    facts["threads"] = str(available_threads())
+    chosen = plan()
+    facts["large sweeps"] = f"{_WORDS[chosen.name]} ({chosen.reason})"
+    least = min(limits())
+    facts["threads"] = f"{available_threads()} ({least.reason})"
     facts["kernel cache"] = str(cache_directory() or "none: kernels compile in every process")
     return facts

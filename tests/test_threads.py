@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import sys
 import threading
 
 import joblib
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from child import run_python
 
-from fastsoftmax import _threads
+from fastsoftmax import _pool, _threads
 from fastsoftmax._threads import available_threads, resolve_n_jobs, sweep, thread_limit
 
 TOP = _threads.available_threads()
@@ -45,7 +47,9 @@ class Driver:
 @pytest.fixture
 def four_threads(monkeypatch):
     """Let a sweep believe that Numba has four threads, without launching them."""
-    monkeypatch.setattr(_threads, "_layer_is_safe", lambda: True)
+    monkeypatch.setattr(_threads, "_obstacle", lambda: None)
+    monkeypatch.setattr(_threads, "threading_layer", lambda: "omp")
+    monkeypatch.delenv("FASTSOFTMAX_THREADING", raising=False)
     monkeypatch.setattr(_threads, "machine_code", lambda driver, arguments: driver)
     monkeypatch.setattr(
         _threads, "launch", lambda n_units, driver, arguments: driver.launch(n_units)
@@ -56,6 +60,11 @@ def four_threads(monkeypatch):
     monkeypatch.setattr(numba, "set_num_threads", lambda n: counts.update(now=n))
     monkeypatch.setattr(joblib, "cpu_count", lambda: 4)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(
+        _pool,
+        "run",
+        lambda driver, n_units, arguments, n: driver.calls.append(("pool", n_units, n)),
+    )
     return counts
 
 
@@ -176,15 +185,66 @@ def test_a_claim_of_a_dead_thread_or_of_this_one_does_not_last(four_threads, mon
         assert not _threads._sweeping
 
 
-def test_an_unsafe_layer_is_not_entered(four_threads, monkeypatch):
-    for layer, name in (("workqueue", "serial"), ("none", "serial"), ("omp", "parallel")):
-        monkeypatch.undo()
-        monkeypatch.setattr(joblib, "cpu_count", lambda: 4)
-        monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 4)
-        monkeypatch.setattr(numba, "set_num_threads", lambda n: None)
-        monkeypatch.setattr(_threads, "threading_layer", lambda layer=layer: layer)
-        with thread_limit(4):
-            assert Driver().sweep()[0] == name, layer
+@pytest.mark.parametrize(
+    ("layer", "name"), [("workqueue", "pool"), ("none", "pool"), ("omp", "numba"), ("tbb", "numba")]
+)
+def test_threads_of_our_own_take_the_place_of_a_layer_that_is_not_safe(monkeypatch, layer, name):
+    monkeypatch.delenv("FASTSOFTMAX_THREADING", raising=False)
+    monkeypatch.setattr(_threads, "threading_layer", lambda: layer)
+    chosen = _threads.plan()
+    assert chosen.name == name
+    assert layer in chosen.reason
+
+
+@pytest.mark.parametrize("name", ["_forked", "_imported_in_forked_child"])
+def test_after_a_fork_numbas_threads_are_not_entered(monkeypatch, name):
+    monkeypatch.delenv("FASTSOFTMAX_THREADING", raising=False)
+    monkeypatch.setattr(_threads, name, True)
+    monkeypatch.setattr(_threads, "threading_layer", None)  # nor even asked for
+    assert _threads.plan() == ("pool", "this process was forked")
+    monkeypatch.setenv("FASTSOFTMAX_THREADING", "numba")
+    assert _threads.plan().name == "serial"
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("", "parallel"), ("auto", "parallel"), ("numba", "parallel"), ("NUMBA ", "parallel"),
+     ("pool", "pool"), ("serial", "serial")],
+)  # fmt: skip
+def test_the_setting_decides(four_threads, monkeypatch, setting, expected):
+    monkeypatch.setenv("FASTSOFTMAX_THREADING", setting)
+    assert Driver().sweep()[0] == expected
+
+
+def test_a_setting_that_does_not_exist_is_refused(four_threads, monkeypatch):
+    monkeypatch.setenv("FASTSOFTMAX_THREADING", "openmp")
+    with pytest.raises(ValueError, match=r"must be one of .*'pool', 'serial'"):
+        Driver().sweep()
+    assert Driver().sweep(work=1.0)[0] == "serial"  # nothing to be decided
+
+
+def test_greenlets_are_no_threads(monkeypatch):
+    class Monkey:
+        is_module_patched = staticmethod(lambda name: name == "threading")
+
+    monkeypatch.setitem(sys.modules, "gevent.monkey", Monkey)
+    monkeypatch.delenv("FASTSOFTMAX_THREADING", raising=False)
+    monkeypatch.setattr(_threads, "threading_layer", lambda: "workqueue")
+    assert _threads.plan().name == "serial"
+    monkeypatch.setattr(_threads, "threading_layer", lambda: "omp")
+    assert _threads.plan().name == "numba"
+
+
+def test_a_child_of_multiprocessing_has_one_thread_unless_it_is_told(four_threads, monkeypatch):
+    assert available_threads() == 4
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "somebody")
+    assert available_threads() == 1
+    assert [resolve_n_jobs(n) for n in (None, 1, 2, 9, -1)] == [None, 1, 2, 4, 4]
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "3")
+            assert available_threads() == (3 if name.startswith("OMP") else 4)
 
 
 @pytest.mark.skipif(TOP < 2, reason="needs a second thread")
@@ -322,7 +382,7 @@ def test_the_wait_policy_of_gnu_openmp_is_set_for_the_launch_only():
 import os
 for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
     os.environ.pop(name, None)
-from fastsoftmax import _threads
+from fastsoftmax import _pool, _threads
 import numba
 seen = []
 original = numba.get_num_threads
