@@ -104,19 +104,40 @@ def check_weights(sample_weight: ArrayLike | None, X: Any) -> Weights:
         For a wrong length or number of dimensions, NaN, infinity, a negative weight, or no
         positive weight.
     """
-    n_samples = X.shape[0]
     if sample_weight is None:
-        return Weights(np.empty(0, X.dtype), 1.0, float(n_samples))
-    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        return Weights(np.empty(0, X.dtype), 1.0, float(X.shape[0]))
+    return scaled_weights(check_weight_array(sample_weight, X), X.dtype)
+
+
+def check_weight_array(sample_weight: ArrayLike, X: Any) -> NDArray[np.float64]:
+    """Return the weights of the rows of X, which may all be 0.
+
+    Raises
+    ------
+    ValueError
+        As `check_weights`, but for no positive weight.
+    """
+    weights: NDArray[np.float64] = _check_sample_weight(sample_weight, X, dtype=np.float64)
     if weights.min(initial=0.0) < 0:
         raise ValueError(
             "Negative values in data passed to `sample_weight`: the objective would not be "
             "convex. Remove these rows, or give them weight 0."
         )
+    return weights
+
+
+def scaled_weights(weights: NDArray[np.float64], dtype: np.dtype[Any]) -> Weights:
+    """Return valid weights, scaled.
+
+    Raises
+    ------
+    ValueError
+        If none is positive.
+    """
     largest = float(weights.max(initial=0.0))
     if largest == 0.0:
         raise ValueError("Sample weights must contain at least one non-zero number.")
-    scaled = (weights / largest).astype(X.dtype)
+    scaled = (weights / largest).astype(dtype)
     return Weights(scaled, largest, float(scaled.sum(dtype=np.float64)))
 
 
@@ -236,24 +257,21 @@ def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
     ValueError
         If `y` is not made of labels, or holds fewer than two classes.
     """
-    if y.dtype.kind == "O" and type_of_target(y) == "unknown":
-        types = ", ".join(sorted({type(label).__name__ for label in y}))
-        raise ValueError(
-            f"Unknown label type: y has dtype object and holds {types}. Convert it to one type "
-            "of labels, for example with y.astype(int) or y.astype(str)."
-        )
-    are_codes = y.dtype.kind in "iub"
-    if not are_codes:
-        check_classification_targets(y)
+    check_label_type(y)
     classes, labels = _classes_and_indices(y)
-    if are_codes and 2 * len(classes) > len(y):
+    if y.dtype.kind in "iub" and 2 * len(classes) > len(y):
         check_classification_targets(y)  # warns; for fewer it finds nothing, which takes 0.1 ms
+    check_classes(classes)
+    return classes, labels
+
+
+def check_classes(classes: NDArray[Any]) -> None:
+    """Raise ValueError unless there are two classes at least."""
     if len(classes) < 2:
         raise ValueError(
             "This solver needs samples of at least 2 classes in the data, but the data contains "
             f"only one class: {classes[0]!r}"
         )
-    return classes, labels
 
 
 #: Integer labels in a range of at most so many numbers need no sort.
@@ -279,6 +297,32 @@ def _classes_and_indices(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int3
         return (np.flatnonzero(is_there) + low).astype(y.dtype), indices
     classes, labels = np.unique(y, return_inverse=True)
     return classes, labels.astype(np.int32)
+
+
+def indices_of(y: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int32]:
+    """Return each label's index into sorted classes.
+
+    Raises
+    ------
+    ValueError
+        If a label is none of them.
+    """
+    indices = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+    if np.any(unknown := classes[indices] != y):
+        raise ValueError(f"y holds {y[unknown][0]!r}, which is none of the classes {classes!r}.")
+    return indices.astype(np.int32)
+
+
+def check_label_type(y: NDArray[Any]) -> None:
+    """Raise ValueError unless `y` is made of labels, of one class or more."""
+    if y.dtype.kind == "O" and type_of_target(y) == "unknown":
+        types = ", ".join(sorted({type(label).__name__ for label in y}))
+        raise ValueError(
+            f"Unknown label type: y has dtype object and holds {types}. Convert it to one type "
+            "of labels, for example with y.astype(int) or y.astype(str)."
+        )
+    if y.dtype.kind not in "iub":
+        check_classification_targets(y)
 
 
 def refuse_missing_labels(y: ArrayLike) -> None:
@@ -329,6 +373,14 @@ def passes_if_finite(X: Any, estimator: Any) -> bool:
 def check_design_matrix(X: Any) -> Any:
     """Return X as a finite C-order array or CSR matrix of float64 or float32."""
     return check_array(as_csr(X), accept_sparse="csr", dtype=FLOATS, order="C", input_name="X")
+
+
+def check_plain(X: Any, dtype: np.dtype[Any]) -> Any:
+    """Return rows that were valid before, as C-order array or CSR matrix of a dtype."""
+    options = {"accept_sparse": "csr", "dtype": dtype, "order": "C", "input_name": "X"}
+    if type(X) is np.ndarray and X.dtype == dtype and X.dtype.isnative and X.flags.c_contiguous:
+        return X  # infinite values show in the sums
+    return check_array(X, **options)
 
 
 def validated(

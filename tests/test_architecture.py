@@ -25,7 +25,11 @@ INSIDE = {
     "_designs": {"_jit", "_kernels", "_linalg", "_threads", "_validation", "functional"},
     "objective": {"_designs", "_validation"},
     "_solvers": {"_jit", "_kernels", "_linalg", "_threads"},  # kernels over vectors, of no data
-    "linear_model": {"_designs", "_kernels", "_solvers", "_threads", "_validation", "objective"},
+    "batches": set(),
+    "linear_model": {
+        *("_designs", "_kernels", "_solvers", "_threads", "_validation", "batches", "objective")
+    },
+    "dask": {"_designs", "_validation", "linear_model"},
     "_versions": {"_jit", "_threads"},
     "_warmup": {"linear_model", "objective"},
     "__main__": {"_versions", "_warmup"},
@@ -42,9 +46,11 @@ OUTSIDE = {
     "_linalg": {"numpy", "scipy"},
     "functional": {"numpy", "scipy"},
     "_designs": {"numpy", "scipy"},
+    "batches": {"numpy", "pyarrow"},
     "objective": {"numpy"},
     "_solvers": {"numpy"},
-    "linear_model": {"numpy", "pandas", "scipy", "sklearn"},
+    "linear_model": {"numpy", "pandas", "rich", "scipy", "sklearn"},
+    "dask": {"dask", "numpy", "sklearn"},
     "_versions": set(),
     "_warmup": {"numpy", "scipy"},
     "__main__": set(),

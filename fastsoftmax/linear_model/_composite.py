@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsoftmax._designs import ColumnAccess
+from fastsoftmax._designs import ColumnAccess, PartsDesign
 from fastsoftmax._solvers import SeparablePenalty, SolverResult, Stopping, minimize_composite
 from fastsoftmax._solvers.active_set import ColumnMetric, TrustRegion
 from fastsoftmax._solvers.model import Metric
@@ -126,7 +126,7 @@ def _metric(
     if n <= _FULL_HESSIAN and cost <= _FULL_HESSIAN_COST:
         return "quasi-Newton (full Hessian)", hessian, _HESSIAN_LAG, cost
     # A step of a coordinate reads a column of X here, and a row of a Gram matrix there.
-    if design.n_entries < design.n_features**2:
+    if design.n_entries < design.n_features**2 and not isinstance(design, PartsDesign):
         return "Newton (active columns)", active_columns(), 1, -np.inf
     if D <= GRAM_COLUMNS and n_rows * D**2 <= _CLASS_GRAM_ENTRIES:
         passes = design.class_gram_passes(n_rows, max(3 * D, 1500), False, centre)

@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from fastsoftmax._designs import Response, predict
-from fastsoftmax._solvers import IterationState, SolverResult, Status
+from fastsoftmax._solvers import SolverResult, Status
 from fastsoftmax._threads import resolve_n_jobs, thread_limit
 from fastsoftmax._validation import (
     check_offset,
@@ -40,7 +40,9 @@ from fastsoftmax.linear_model._parameters import (
     convergence_message,
     resolve,
 )
+from fastsoftmax.linear_model._parts import is_large_map, is_source, streamed_problem
 from fastsoftmax.linear_model._problem import Problem, are_soft, column_names, make_problem
+from fastsoftmax.linear_model._progress import print_progress, progress_of_rows
 from fastsoftmax.linear_model._solve import intercept_only, solve
 
 
@@ -268,7 +270,7 @@ class LogisticRegression(
     def fit(
         self,
         X: Any,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         offset: ArrayLike | None = None,
     ) -> Self:
@@ -276,8 +278,10 @@ class LogisticRegression(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Finite numbers.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or BatchSource
+            Finite numbers. A source of batches (`fastsoftmax.batches`) brings labels and weights
+            along; its rows are read anew in each pass, and never all in memory. So are those of a
+            memory map larger than half the memory.
         y : array-like of shape (n_samples,) or (n_samples, n_classes)
             Class labels: numbers, strings or booleans. Or soft targets: a row of non-negative
             masses (probabilities, counts) per sample, the same as the row of X once for each class
@@ -312,11 +316,21 @@ class LogisticRegression(
         offset: ArrayLike | None,
         task: FitTask,
     ) -> None:
+        with contextlib.ExitStack() as stack:
+            if is_source(X) or (is_large_map(X) and offset is None and not are_soft(y)):
+                on_rows = stack.enter_context(progress_of_rows(self.verbose > 0))
+                problem = streamed_problem(self, X, y, sample_weight, offset, on_rows)
+            else:
+                problem = make_problem(self, X, y, sample_weight, offset, reset=True)
+            culprit = "X contains" if offset is None else "X or offset contains"
+            self._minimise(problem, task, culprit)
+
+    def _minimise(self, problem: Problem, task: FitTask, culprit: str = "X contains") -> None:
+        """Solve a problem, warn, and set the attributes; `culprit` is what an overflow lies in."""
         settings = self._settings()
         for notice in settings.notices:
-            warnings.warn(notice, stacklevel=4)
+            warnings.warn(notice, stacklevel=5)
         n_threads = resolve_n_jobs(self.n_jobs)
-        problem = make_problem(self, X, y, sample_weight, offset, reset=True)
         if not problem.penalty.is_smooth:
             check_composite(self.solver, settings.l1_ratio)
 
@@ -325,7 +339,6 @@ class LogisticRegression(
             return {"classes_": problem.classes, "coef_": coef, "intercept_": intercept}
 
         on_iteration = task.begin(model_at, print_progress if self.verbose > 0 else None)
-        culprit = "X contains" if offset is None else "X or offset contains"
         with thread_limit(n_threads), explained_overflow(problem.objective.dtype, culprit):
             result, solver = solve(
                 problem.objective,
@@ -340,7 +353,7 @@ class LogisticRegression(
             print(f"fastsoftmax: {solver}. {result.message}")  # noqa: T201 (verbose asks for it)
         if not result.converged and result.status is not Status.STOPPED:  # a callback's wish
             message = convergence_message(self.solver, result)
-            warnings.warn(message, ConvergenceWarning, stacklevel=4)
+            warnings.warn(message, ConvergenceWarning, stacklevel=5)
 
         self.classes_ = problem.classes
         self._store(problem, result, solver)
@@ -680,12 +693,3 @@ def unchanged_on_failure(estimator: BaseEstimator) -> Iterator[None]:
         vars(estimator).clear()
         vars(estimator).update(before)
         raise
-
-
-def print_progress(state: IterationState) -> None:
-    """Print a line about an iteration."""
-    print(  # noqa: T201 (verbose asks for it)
-        f"fastsoftmax: iteration {state.iteration:4d}  passes {state.n_passes:5d}  objective "
-        f"{state.objective:.10f}  max |gradient| {state.gradient_norm:.2e}  step size "
-        f"{state.step_size:.2g}"
-    )

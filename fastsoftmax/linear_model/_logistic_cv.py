@@ -36,7 +36,6 @@ from fastsoftmax.linear_model._fold_scores import FoldScorer
 from fastsoftmax.linear_model._logistic import (
     LogisticRegression,
     explained_overflow,
-    print_progress,
     unchanged_on_failure,
 )
 from fastsoftmax.linear_model._parameters import (
@@ -48,6 +47,7 @@ from fastsoftmax.linear_model._parameters import (
 )
 from fastsoftmax.linear_model._path import Fit, fit_path
 from fastsoftmax.linear_model._problem import Problem, check_rows, penalised
+from fastsoftmax.linear_model._progress import print_progress
 from fastsoftmax.linear_model._solve import Neighbour, solve
 
 _OF_REFIT = ("solver_", "objective_", "gradient_norm_", "status_")

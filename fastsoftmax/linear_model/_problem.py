@@ -100,17 +100,30 @@ def make_problem(
             estimator, X, y, sample_weight, reset=reset, dtype=dtype
         )
     check_n_classes(estimator.solver, len(classes))
-    settings = estimator._settings()
-    n_rows = 1 if len(classes) == 2 else len(classes)
     if offset is not None:
-        offset = check_offset(offset, X, n_rows)
+        offset = check_offset(offset, X, 1 if len(classes) == 2 else len(classes))
+    targets = smoothed(targets, estimator.label_smoothing, X.dtype)
+    return with_penalty(estimator, make_design(X, targets, weights, offset), weights, classes)
+
+
+def with_penalty(
+    estimator: LogisticRegression, design: Design, weights: Weights, classes: NDArray[Any]
+) -> Problem:
+    """Return what an estimator's penalty and bounds make of the rows of a design.
+
+    Raises
+    ------
+    ValueError
+        As `make_problem`.
+    """
+    settings = estimator._settings()
     bounds = None
     if estimator.bounds is not None or estimator.positive:
-        bounds = _bounds(estimator, (n_rows, X.shape[1]))
+        n_rows = 1 if len(classes) == 2 else len(classes)
+        bounds = _bounds(estimator, (n_rows, design.n_features))
     return penalised(
-        make_design(X, _smoothed(targets, estimator.label_smoothing, X.dtype), weights, offset),
-        *(weights, classes, settings.C, settings.l1_ratio, estimator.fit_intercept),
-        factors=_penalty_weights(estimator.penalty_weights, X.shape[1]),
+        *(design, weights, classes, settings.C, settings.l1_ratio, estimator.fit_intercept),
+        factors=_penalty_weights(estimator.penalty_weights, design.n_features),
         bounds=bounds,
     )
 
@@ -255,7 +268,7 @@ def column_names(Y: Any) -> NDArray[Any]:
     return classes if any(isinstance(name, tuple) for name in names) else np.asarray(columns)
 
 
-def _smoothed(targets: Targets, share: float, dtype: np.dtype[Any]) -> Targets:
+def smoothed(targets: Targets, share: float, dtype: np.dtype[Any]) -> Targets:
     """Return targets a share of which is spread evenly over the classes.
 
     Szegedy et al. (2016), Rethinking the Inception architecture, CVPR, section 7.

@@ -1,0 +1,417 @@
+"""The same model over a Dask cluster: rows stay where they are, sums over them travel.
+
+Each partition becomes a design (X, targets and weights as kernels take them) in the memory of its
+worker, once. A pass of the solver, which runs in the client, is one graph: an operation on every
+design, then a tree of sums. What travels for it is the parameters to the workers and one gradient
+per partition, or none where the worker adds up its own.
+
+The module imports without Dask, so that a fitted estimator can be unpickled where there is none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import _fit_context, clone
+
+from fastsoftmax import linear_model
+from fastsoftmax._designs import Design, Survey, plus
+from fastsoftmax._validation import numpy_only
+from fastsoftmax.linear_model._callbacks import FitTask
+from fastsoftmax.linear_model._logistic import unchanged_on_failure
+from fastsoftmax.linear_model._parts import Format, problem_of_parts, survey_part
+
+__all__ = ["LogisticRegression"]
+
+#: Sums that are added in one task: their arrays have to be in one worker's memory at a time.
+_FAN_IN = 8
+
+
+class LogisticRegression(linear_model.LogisticRegression):
+    """Multinomial (softmax) logistic regression on Dask arrays and dataframes.
+
+    Parameters, attributes and results are those of `fastsoftmax.LogisticRegression`: the same
+    objective, and the same coefficients up to `tol`, however the rows are cut into chunks. Methods
+    take what that class takes, too, and then do what it does.
+
+    Needs Dask, the extra ``fastsoftmax[dask]``. Uses the scheduler that is the default at the call:
+    that of a ``dask.distributed.Client``, threads, processes, or ``synchronous``.
+
+    Notes
+    -----
+    ``fit`` takes X as a Dask array, dense or with chunks of CSR matrices, or as a Dask dataframe of
+    numbers; y and `sample_weight` as Dask arrays or series with chunks like X's, or in memory.
+    Rows of an X in several column chunks are joined first. All partitions are in the memory of
+    workers while it runs. Predictions of a collection are Dask arrays, not computed yet; those of
+    rows in memory are arrays. `offset` and `standard_errors` need rows in memory.
+
+    With ``C=np.inf`` it is not looked for whether classes are separable: then there is no finite
+    optimum, and the fit ends by `tol`.
+
+    A partition that cannot be fitted (NaN, a wrong width) raises ValueError with its number.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import numpy as np
+    >>> from fastsoftmax.dask import LogisticRegression
+    >>> X = da.random.default_rng(0).normal(size=(1000, 3), chunks=(250, 3))
+    >>> y = (X[:, 0] > 0).astype(int)
+    >>> classifier = LogisticRegression().fit(X, y)
+    >>> classifier.predict(X).compute().shape
+    (1000,)
+    """
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        offset: ArrayLike | None = None,
+    ) -> Self:
+        """Fit the model; see `fastsoftmax.LogisticRegression.fit`.
+
+        Parameters
+        ----------
+        X : dask.array.Array, dask.dataframe.DataFrame, or what the parent class takes
+        y : dask array or series of shape (n_samples,) or (n_samples, n_classes), or array-like
+        sample_weight : dask array or series of shape (n_samples,), or array-like, default=None
+        offset : None
+            For rows in memory only.
+
+        Returns
+        -------
+        self : LogisticRegression
+
+        Raises
+        ------
+        ValueError
+            If an argument is not as described; where a partition is the reason, with its number.
+        """
+        if not _is_collection(X):
+            return super().fit(X, y, sample_weight, offset)
+        if offset is not None:
+            raise ValueError("offset is not available for Dask collections.")
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but the target y "
+                "is None."
+            )
+        task = FitTask(self, X, y, sample_weight)
+        with unchanged_on_failure(self), numpy_only():
+            partitions = _Partitions(_delayed_parts(X, y, sample_weight))
+            survey = partitions.survey(self)
+            self._minimise(problem_of_parts(self, survey, partitions.designs), task)
+        return self
+
+    def _in_memory(self) -> linear_model.LogisticRegression:
+        """Return the estimator that workers get: without what belongs to this class."""
+        model = linear_model.LogisticRegression()
+        vars(model).update(vars(self))
+        return model
+
+    def _by_blocks(self, X: Any, method: str, *arguments: Any) -> Any:
+        """Return a method's result for every chunk of a collection, as a Dask array."""
+        if not _is_collection(X):
+            return getattr(super(), method)(X, *arguments)
+        if any(argument is not None for argument in arguments):
+            raise ValueError("offset is not available for Dask collections.")
+        X = _rows_of(X)
+        model = self._in_memory()
+        width = X.shape[1]
+        like = getattr(model, method)(np.zeros((1, width), self.coef_.dtype))
+        predict = _Prediction(model, method)
+        if hasattr(X, "map_partitions"):
+            meta = np.empty((0,) * like.ndim, like.dtype)
+            return X.map_partitions(predict, meta=meta).to_dask_array()
+        options: dict[str, Any] = {"meta": np.empty((0,) * like.ndim, like.dtype)}
+        if like.ndim == 1:
+            return X.map_blocks(predict, dtype=like.dtype, drop_axis=1, **options)
+        return X.map_blocks(
+            predict, dtype=like.dtype, chunks=(X.chunks[0], (like.shape[1],)), **options
+        )
+
+    def decision_function(self, X: Any, offset: ArrayLike | None = None) -> Any:
+        """Return the logits, as a Dask array for a collection."""
+        return self._by_blocks(X, "decision_function", offset)
+
+    def predict(self, X: Any, offset: ArrayLike | None = None) -> Any:
+        """Return the most probable classes, as a Dask array for a collection."""
+        return self._by_blocks(X, "predict", offset)
+
+    def predict_proba(self, X: Any, offset: ArrayLike | None = None) -> Any:
+        """Return the probabilities, as a Dask array for a collection."""
+        return self._by_blocks(X, "predict_proba", offset)
+
+    def predict_log_proba(self, X: Any, offset: ArrayLike | None = None) -> Any:
+        """Return the logarithms of the probabilities, as a Dask array for a collection."""
+        return self._by_blocks(X, "predict_log_proba", offset)
+
+    def score(
+        self, X: Any, y: Any, sample_weight: Any = None, offset: ArrayLike | None = None
+    ) -> float:
+        """Return the share of samples, by weight, whose class is predicted, a number."""
+        if not _is_collection(X):
+            return super().score(X, y, sample_weight, offset)
+        if offset is not None:
+            raise ValueError("offset is not available for Dask collections.")
+        model = self._in_memory()
+        found = _compute(
+            [_later(_hits, part, model) for part in _delayed_parts(X, y, sample_weight)]
+        )
+        hits, weight = (sum(numbers) for numbers in zip(*found, strict=True))
+        if weight == 0.0:
+            raise ValueError("There is no row of positive weight to score.")
+        return float(hits / weight)
+
+
+class _Prediction:
+    """A method of a fitted estimator, for a chunk; an empty one has an empty result."""
+
+    def __init__(self, model: linear_model.LogisticRegression, method: str) -> None:
+        self._model, self._method = model, method
+
+    def __call__(self, X: Any) -> NDArray[Any]:
+        method = getattr(self._model, self._method)
+        if X.shape[0]:
+            found: NDArray[Any] = method(X)
+            return found
+        return method(np.zeros((1, X.shape[1]), self._model.coef_.dtype))[:0]
+
+
+# --- Partitions -----------------------------------------------------------------------------------
+
+
+class _Surveyed(NamedTuple):
+    """What a worker tells of its partition."""
+
+    survey: Survey
+    n_features: int
+    names: NDArray[Any] | None
+
+
+class _Partitions:
+    """Partitions in the memory of workers; see `fastsoftmax._designs.parts.Parts`.
+
+    Parameters
+    ----------
+    parts : list of Delayed
+        Each of ``(X, y, sample_weight)``, the last of which may be missing.
+    """
+
+    def __init__(self, parts: list[Any]) -> None:
+        import dask
+
+        self._parts = list(dask.persist(*parts, optimize_graph=True))
+        self._designs: list[Any] = []
+
+    def survey(self, estimator: Any) -> Survey:
+        """Return the survey of all partitions, and have the estimator know the features.
+
+        Raises
+        ------
+        ValueError
+            If partitions have different features, or none has rows.
+        """
+        blank = clone(estimator._in_memory())
+        found = _compute(
+            [_later(_surveyed, part, blank, number) for number, part in enumerate(self._parts)]
+        )
+        kept = [number for number, one in enumerate(found) if one is not None]
+        if not kept:
+            raise ValueError("X has no rows; at least one partition must have some.")
+        first = found[kept[0]]
+        for number in kept:
+            one = found[number]
+            if one.n_features != first.n_features or not np.array_equal(one.names, first.names):
+                raise ValueError(
+                    f"Partition {number} has {one.n_features} features, {_names(one)}; partition "
+                    f"{kept[0]} has {first.n_features}, {_names(first)}. All partitions need the "
+                    "same columns, in the same order."
+                )
+        estimator.n_features_in_ = first.n_features
+        if first.names is not None:
+            estimator.feature_names_in_ = first.names
+        elif hasattr(estimator, "feature_names_in_"):
+            del estimator.feature_names_in_
+        self._parts = [self._parts[number] for number in kept]
+        return reduce(Survey.__add__, (found[number].survey for number in kept))
+
+    def designs(self, shape: Format) -> _Partitions:
+        """Turn all partitions into designs, where they are."""
+        import dask
+
+        designs = [_later(shape.design, part) for part in self._parts]
+        self._designs = list(dask.persist(*designs))
+        self._parts = []  # a design has X, where it is plain, without a copy
+        return self
+
+    def total(self, operation: Callable[[Design], Any]) -> Any:
+        """Return the sum over partitions, each times its `weight_scale`."""
+        from dask import delayed
+
+        once = delayed(operation, pure=False)  # one node: each worker is sent it once
+        sums = [_later(_part_sums, design, once) for design in self._designs]
+        while len(sums) > 1:
+            groups = [sums[first : first + _FAN_IN] for first in range(0, len(sums), _FAN_IN)]
+            sums = [_later(_added, group) for group in groups]
+        (total,) = _compute(sums)
+        if total is None:
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        return total
+
+
+def _surveyed(part: Any, blank: Any, number: int) -> _Surveyed | None:
+    """Return what a partition tells; `blank` is an estimator that has not seen features."""
+    estimator = clone(blank)
+    survey = survey_part(estimator, part, number, "Partition", reset=True)
+    if survey is None:
+        return None
+    names = getattr(estimator, "feature_names_in_", None)
+    return _Surveyed(survey, estimator.n_features_in_, names)
+
+
+def _names(one: _Surveyed) -> str:
+    return "without names" if one.names is None else f"called {list(one.names)}"
+
+
+def _part_sums(design: Design | None, operation: Callable[[Design], Any]) -> Any:
+    """Return an operation's sums times the unit of the weights, or None without weight."""
+    return None if design is None else plus(None, operation(design), design.weight_scale)
+
+
+def _added(sums: list[Any]) -> Any:
+    """Return the sum of what is not None, in order."""
+    total = None
+    for one in sums:
+        if one is not None:
+            total = plus(total, one, 1.0)
+    return total
+
+
+def _hits(part: Any, model: linear_model.LogisticRegression) -> tuple[float, float]:
+    """Return the weight of the rows whose class a model predicts, and that of all rows."""
+    X, y, sample_weight = (*part, None)[:3]
+    w = np.ones(X.shape[0]) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    masses = np.asarray(y)
+    if masses.ndim == 2 and masses.shape[1] > 1:
+        weight = float(w @ masses.sum(axis=1))
+    else:
+        weight = float(w.sum())
+    return (weight * model.score(X, y, sample_weight), weight) if weight > 0.0 else (0.0, 0.0)
+
+
+# --- Collections ----------------------------------------------------------------------------------
+
+
+def _is_collection(X: Any) -> bool:
+    return hasattr(X, "__dask_graph__")
+
+
+def _later(function: Callable[..., Any], *arguments: Any) -> Any:
+    from dask import delayed
+
+    return delayed(function, pure=False, traverse=False)(*arguments)
+
+
+def _compute(tasks: list[Any]) -> list[Any]:
+    """Return the results of tasks, all in one graph.
+
+    An interrupt, or the error of a task, ends the others.
+    """
+    import dask
+
+    return list(dask.compute(*tasks))
+
+
+def _rows_of(X: Any) -> Any:
+    """Return a collection whose chunks hold whole rows.
+
+    Raises
+    ------
+    TypeError or ValueError
+        If it is no array or frame of two dimensions.
+    """
+    if hasattr(X, "map_partitions") and hasattr(X, "columns"):
+        return X
+    if not hasattr(X, "map_blocks"):
+        raise TypeError(
+            f"X must be a Dask array or dataframe, got {type(X).__name__}. Turn a bag or delayed "
+            "objects into one of these."
+        )
+    if X.ndim != 2:
+        raise ValueError(f"X must have two dimensions, got {X.ndim}.")
+    return X.rechunk({1: -1}) if X.numblocks[1] > 1 else X
+
+
+def _delayed_parts(X: Any, y: Any, sample_weight: Any) -> list[Any]:
+    """Return ``(X, y)`` or ``(X, y, sample_weight)`` of each partition, to be computed."""
+    X = _rows_of(X)
+    blocks = [list(np.ravel(X.to_delayed()))]
+    for name, values in (("y", y), ("sample_weight", sample_weight)):
+        if values is not None:
+            blocks.append(_like_rows_of(X, blocks[0], values, name))
+    return [_later(_as_tuple, *part) for part in zip(*blocks, strict=True)]
+
+
+def _as_tuple(*items: Any) -> tuple[Any, ...]:
+    return items
+
+
+def _like_rows_of(X: Any, blocks: list[Any], values: Any, name: str) -> list[Any]:
+    """Return the parts of y, or of weights, that belong to the partitions of X.
+
+    Raises
+    ------
+    ValueError
+        If they do not match.
+    """
+    if not _is_collection(values):
+        lengths = _lengths(X, blocks)
+        values = values if hasattr(values, "shape") else np.asarray(values)
+        if len(values) != sum(lengths):
+            raise ValueError(
+                f"Found input variables with inconsistent numbers of samples: X has "
+                f"{sum(lengths)}, {name} has {len(values)}."
+            )
+        bounds = np.cumsum([0, *lengths])
+        rows = getattr(values, "iloc", values)
+        return [rows[first:last] for first, last in itertools.pairwise(bounds)]
+    if hasattr(values, "map_blocks"):
+        if hasattr(X, "chunks") and values.chunks[0] != X.chunks[0] and _are_known(values, X):
+            if values.shape[0] != X.shape[0]:
+                raise ValueError(
+                    f"Found input variables with inconsistent numbers of samples: X has "
+                    f"{X.shape[0]}, {name} has {values.shape[0]}."
+                )
+            values = values.rechunk({0: X.chunks[0]})
+        if values.ndim == 2:
+            values = values.rechunk({1: -1})
+    parts = list(np.ravel(values.to_delayed()))
+    if len(parts) != len(blocks):
+        raise ValueError(
+            f"{name} has {len(parts)} partitions, X has {len(blocks)}, and their lengths are not "
+            "known. Give both the same partitions, or call compute_chunk_sizes() on Dask arrays."
+        )
+    return parts
+
+
+def _are_known(*arrays: Any) -> bool:
+    return not any(np.isnan(n) for array in arrays for n in array.chunks[0])
+
+
+def _lengths(X: Any, blocks: list[Any]) -> list[int]:
+    """Return the number of rows of each partition, which a frame's must be computed for."""
+    if hasattr(X, "chunks") and _are_known(X):
+        return [int(n) for n in X.chunks[0]]
+    return [int(n) for n in _compute([_later(_length, block) for block in blocks])]
+
+
+def _length(block: Any) -> int:
+    return int(block.shape[0])
