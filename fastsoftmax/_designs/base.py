@@ -100,10 +100,10 @@ class Design(Protocol):
         `probabilities` are those of `probabilities`, or None to have them computed once more.
         """
 
-    def probabilities(self, coef: Float64Array, intercept: Float64Array) -> Array:
+    def probabilities(self, coef: Float64Array, intercept: Float64Array) -> Array | None:
         """Return the probabilities of all rows, shape (n, n_classes), in the dtype of X.
 
-        Raises ValueError if a logit is not finite.
+        None where rows are not in memory either. Raises ValueError if a logit is not finite.
         """
 
     def typical_row(self) -> Float64Array:
