@@ -7,9 +7,11 @@ at work, and the next, which a thread reads meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -133,37 +135,42 @@ class ArrayBatches:
 
     def batches(self) -> Iterator[Batch]:
         """Return an iterator over batches of consecutive rows."""
-        read = _file_reader(self._X) or (lambda rows: np.asarray(self._X[rows]))
-        for first in range(0, self._X.shape[0], self._batch_rows):
-            rows = slice(first, first + self._batch_rows)
-            batch: Batch = (read(rows), np.asarray(self._y[rows]))
-            yield batch if self._weight is None else (*batch, np.asarray(self._weight[rows]))
+        with _opened(self._X) as read:
+            for first in range(0, self._X.shape[0], self._batch_rows):
+                rows = slice(first, first + self._batch_rows)
+                batch: Batch = (read(rows), np.asarray(self._y[rows]))
+                yield batch if self._weight is None else (*batch, np.asarray(self._weight[rows]))
 
 
-def _file_reader(X: Any) -> Callable[[slice], NDArray[Any]] | None:
-    """Return what reads rows of a memory map from its file, or None if X is no such map."""
-    mapping = getattr(X, "_mmap", None)
+@contextlib.contextmanager
+def _opened(X: Any) -> Iterator[Callable[[slice], NDArray[Any]]]:
+    """Yield what reads rows: those of a memory map from its file."""
+    mapping: Any = getattr(X, "_mmap", None)
     is_map = isinstance(X, np.memmap) and mapping is not None and X.filename is not None
     if not is_map or not X.flags.c_contiguous or X.mode not in ("r", "c") or X.dtype.hasobject:
-        return None  # what a writable map holds may not be in the file yet
+        # What a writable map holds may not be in the file yet.
+        yield lambda rows: np.asarray(X[rows])
+        return
     start = np.frombuffer(mapping, np.uint8, count=1).ctypes.data
     origin = X.ctypes.data - start + X.offset - X.offset % mmap.ALLOCATIONGRANULARITY
-    row_bytes = X.strides[0]
-    file = open(X.filename, "rb", buffering=0)  # noqa: SIM115 (open as long as the reader lives)
+    with open(X.filename, "rb", buffering=0) as file:
+        yield partial(_read, file, X, origin)
 
-    def read(rows: slice) -> NDArray[Any]:
-        first, last, _ = rows.indices(len(X))
-        out = np.empty((last - first, X.shape[1]), X.dtype)
-        buffer, position = memoryview(out).cast("B"), origin + first * row_bytes
-        while buffer:
-            n_read = os.preadv(file.fileno(), [buffer], position)
-            if n_read == 0:
-                raise OSError(f"{X.filename} ends before row {last}: it has become shorter.")
-            buffer, position = buffer[n_read:], position + n_read
-        _forget(file.fileno(), origin + first * row_bytes, (last - first) * row_bytes)
-        return out
 
-    return read
+def _read(file: Any, X: Any, origin: int, rows: slice) -> NDArray[Any]:
+    """Return rows from the file of a memory map, whose first row is at `origin`."""
+    first, last, _ = rows.indices(len(X))
+    out: Any = np.empty((last - first, X.shape[1]), X.dtype)
+    buffer, position = memoryview(out).cast("B"), origin + first * X.strides[0]
+    n_bytes = len(buffer)
+    while buffer:
+        file.seek(position)
+        n_read = file.readinto(buffer)
+        if n_read == 0:
+            raise OSError(f"{X.filename} ends before row {last}: it has become shorter.")
+        buffer, position = buffer[n_read:], position + n_read
+    _forget(file.fileno(), position - n_bytes, n_bytes)
+    return out
 
 
 def _forget(descriptor: int, position: int, n_bytes: int) -> None:

@@ -11,13 +11,16 @@ The module imports without Dask, so that a fitted estimator can be unpickled whe
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable
+from copy import copy
 from functools import reduce
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import _fit_context, clone
+from sklearn.utils.validation import check_is_fitted
 
 from fastsoftmax import linear_model
 from fastsoftmax._designs import Design, Survey, plus
@@ -104,8 +107,8 @@ class LogisticRegression(linear_model.LogisticRegression):
                 "is None."
             )
         task = FitTask(self, X, y, sample_weight)
-        with unchanged_on_failure(self), numpy_only():
-            partitions = _Partitions(_delayed_parts(X, y, sample_weight))
+        parts = _delayed_parts(X, y, sample_weight)
+        with unchanged_on_failure(self), numpy_only(), _Partitions(parts) as partitions:
             survey = partitions.survey(self)
             self._minimise(problem_of_parts(self, survey, partitions.designs), task)
         return self
@@ -113,7 +116,7 @@ class LogisticRegression(linear_model.LogisticRegression):
     def _in_memory(self) -> linear_model.LogisticRegression:
         """Return the estimator that workers get: without what belongs to this class."""
         model = linear_model.LogisticRegression()
-        vars(model).update(vars(self))
+        model.__dict__.update(vars(self))
         return model
 
     def _by_blocks(self, X: Any, method: str, *arguments: Any) -> Any:
@@ -122,20 +125,16 @@ class LogisticRegression(linear_model.LogisticRegression):
             return getattr(super(), method)(X, *arguments)
         if any(argument is not None for argument in arguments):
             raise ValueError("offset is not available for Dask collections.")
+        check_is_fitted(self)
         X = _rows_of(X)
-        model = self._in_memory()
-        width = X.shape[1]
-        like = getattr(model, method)(np.zeros((1, width), self.coef_.dtype))
-        predict = _Prediction(model, method)
+        predict = _Prediction(self._in_memory(), method)
+        like = predict.of_no_rows(X.shape[1])
         if hasattr(X, "map_partitions"):
-            meta = np.empty((0,) * like.ndim, like.dtype)
-            return X.map_partitions(predict, meta=meta).to_dask_array()
-        options: dict[str, Any] = {"meta": np.empty((0,) * like.ndim, like.dtype)}
+            return X.map_partitions(predict, meta=like)  # an array, as `like` is
         if like.ndim == 1:
-            return X.map_blocks(predict, dtype=like.dtype, drop_axis=1, **options)
-        return X.map_blocks(
-            predict, dtype=like.dtype, chunks=(X.chunks[0], (like.shape[1],)), **options
-        )
+            return X.map_blocks(predict, dtype=like.dtype, meta=like, drop_axis=1)
+        chunks = X.chunks[0], (like.shape[1],)
+        return X.map_blocks(predict, dtype=like.dtype, meta=like, chunks=chunks)
 
     def decision_function(self, X: Any, offset: ArrayLike | None = None) -> Any:
         """Return the logits, as a Dask array for a collection."""
@@ -178,11 +177,19 @@ class _Prediction:
         self._model, self._method = model, method
 
     def __call__(self, X: Any) -> NDArray[Any]:
-        method = getattr(self._model, self._method)
-        if X.shape[0]:
-            found: NDArray[Any] = method(X)
-            return found
-        return method(np.zeros((1, X.shape[1]), self._model.coef_.dtype))[:0]
+        if X.shape[0] == 0:
+            return self.of_no_rows(X.shape[1])
+        found: NDArray[Any] = getattr(self._model, self._method)(X)
+        return found
+
+    def of_no_rows(self, n_features: int) -> NDArray[Any]:
+        """Return what a chunk of no rows would have: an array of the right dtype and width."""
+        nameless = copy(self._model)
+        nameless.__dict__.pop("feature_names_in_", None)
+        found: NDArray[Any] = getattr(nameless, self._method)(
+            np.zeros((1, n_features), self._model.coef_.dtype)
+        )
+        return found[:0]
 
 
 # --- Partitions -----------------------------------------------------------------------------------
@@ -197,7 +204,9 @@ class _Surveyed(NamedTuple):
 
 
 class _Partitions:
-    """Partitions in the memory of workers; see `fastsoftmax._designs.parts.Parts`.
+    """Partitions in the memory of workers, while a block runs.
+
+    See `fastsoftmax._designs.parts.Parts`.
 
     Parameters
     ----------
@@ -206,10 +215,15 @@ class _Partitions:
     """
 
     def __init__(self, parts: list[Any]) -> None:
-        import dask
-
-        self._parts = list(dask.persist(*parts, optimize_graph=True))
+        self._parts = _persist(parts)
         self._designs: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Let workers forget them, also where a traceback that somebody keeps refers to them."""
+        _release([*self._parts, *self._designs])
 
     def survey(self, estimator: Any) -> Survey:
         """Return the survey of all partitions, and have the estimator know the features.
@@ -245,18 +259,14 @@ class _Partitions:
 
     def designs(self, shape: Format) -> _Partitions:
         """Turn all partitions into designs, where they are."""
-        import dask
-
-        designs = [_later(shape.design, part) for part in self._parts]
-        self._designs = list(dask.persist(*designs))
-        self._parts = []  # a design has X, where it is plain, without a copy
+        self._designs = _persist([_later(shape.design, part) for part in self._parts])
+        _release(self._parts)  # a design has X, where it is plain, without a copy
+        self._parts = []
         return self
 
     def total(self, operation: Callable[[Design], Any]) -> Any:
         """Return the sum over partitions, each times its `weight_scale`."""
-        from dask import delayed
-
-        once = delayed(operation, pure=False)  # one node: each worker is sent it once
+        once = _later(_itself, operation)  # one node: each worker is sent it once
         sums = [_later(_part_sums, design, once) for design in self._designs]
         while len(sums) > 1:
             groups = [sums[first : first + _FAN_IN] for first in range(0, len(sums), _FAN_IN)]
@@ -288,11 +298,15 @@ def _part_sums(design: Design | None, operation: Callable[[Design], Any]) -> Any
 
 def _added(sums: list[Any]) -> Any:
     """Return the sum of what is not None, in order."""
-    total = None
+    total: Any = None
     for one in sums:
         if one is not None:
             total = plus(total, one, 1.0)
     return total
+
+
+def _itself(operation: Any) -> Any:
+    return operation
 
 
 def _hits(part: Any, model: linear_model.LogisticRegression) -> tuple[float, float]:
@@ -328,6 +342,20 @@ def _compute(tasks: list[Any]) -> list[Any]:
     import dask
 
     return list(dask.compute(*tasks))
+
+
+def _persist(tasks: list[Any]) -> list[Any]:
+    """Have tasks done, and keep the results where they are."""
+    import dask
+
+    return list(dask.persist(*tasks))
+
+
+def _release(persisted: list[Any]) -> None:
+    """Let a cluster forget results; other schedulers have them in this process."""
+    if (distributed := sys.modules.get("distributed")) is not None:
+        for future in distributed.futures_of(persisted):
+            future.release()
 
 
 def _rows_of(X: Any) -> Any:

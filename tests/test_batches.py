@@ -381,7 +381,7 @@ y = np.empty(n, np.int8)
 for first in range(0, n, 4096):
     y[first : first + 4096] = X[first : first + 4096, :5].argmax(axis=1)
 del X
-LogisticRegression(max_iter=3).fit(ArrayBatches({path!r}, y, batch_rows=500))
+LogisticRegression(tol=0.1).fit(ArrayBatches({path!r}, y, batch_rows=500))
 most = before = anonymous()
 
 class Watched(ArrayBatches):

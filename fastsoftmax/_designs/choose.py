@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from fastsoftmax._designs import curvature
 from fastsoftmax._designs import dense as dense_storage
 from fastsoftmax._designs import sparse as sparse_storage
 from fastsoftmax._designs.base import Design, Response
@@ -31,6 +32,25 @@ def by_columns(X: Any) -> Any:
     X = X.tocsc()
     X.sum_duplicates()
     return X
+
+
+def stacked(parts: list[Any]) -> Any:
+    """Return the rows of several validated X as one."""
+    if not sparse.issparse(parts[0]):
+        return np.concatenate(parts)
+    return sparse.csr_array(sparse.vstack(parts, format="csr"))
+
+
+def n_entries(X: Any) -> int:
+    """Return the number of stored entries."""
+    return int(X.nnz if sparse.issparse(X) else X.size)
+
+
+def density(X: Any, centre: NDArray[Any]) -> float:
+    """Return the share of entries that differ from a centre, which is 0 for sparse rows."""
+    if sparse.issparse(X):
+        return float(X.nnz) / max(1, X.shape[0] * X.shape[1])
+    return curvature.density(X, centre)
 
 
 def some_columns(X: Any, numbers: NDArray[np.int64]) -> Any:

@@ -15,11 +15,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from fastsoftmax._designs import curvature
 from fastsoftmax._designs.base import Array, Coefficients, Design, Float64Array, Margins
-from fastsoftmax._designs.choose import make_design
+from fastsoftmax._designs.choose import density, make_design, n_entries, stacked
 from fastsoftmax._validation import Targets, Weights
 
 #: What an operation returns for a part: a number, an array, or a tuple of them.
@@ -67,7 +66,7 @@ class Survey:
         classes, labels = np.unique(y, return_inverse=True)
         largest = np.zeros(len(classes))
         np.maximum.at(largest, labels, w)
-        sums = np.bincount(labels, w, len(classes))
+        sums = np.bincount(labels, w, len(classes)).astype(np.float64, copy=False)
         return cls(*_counted(X), classes, sums, largest, *_picked(X, w, number))
 
     @classmethod
@@ -99,10 +98,7 @@ class Survey:
                 largest[where] = np.maximum(largest[where], part.largest)
         priorities = np.concatenate([self.priorities, other.priorities])
         chosen = np.sort(np.argsort(priorities, kind="stable")[:_SOME_ROWS])
-        stack = sparse.vstack if sparse.issparse(self.rows) else np.concatenate
-        rows = stack([self.rows, other.rows])
-        if sparse.issparse(rows):
-            rows = rows.tocsr()
+        rows = stacked([self.rows, other.rows])
         return Survey(
             *(self.n_samples + other.n_samples, self.n_entries + other.n_entries),
             *(classes, sums, largest, rows[chosen], priorities[chosen]),
@@ -128,7 +124,7 @@ class Survey:
 
 
 def _counted(X: Any) -> tuple[int, int]:
-    return X.shape[0], X.nnz if sparse.issparse(X) else X.size
+    return X.shape[0], n_entries(X)
 
 
 def _picked(X: Any, weights: NDArray[Any], number: int) -> tuple[Any, Float64Array]:
@@ -277,14 +273,10 @@ class PartsDesign:
         self, n_rows: int, most_rows: int, shared: bool, centre: Float64Array | None = None
     ) -> float:
         """Return the cost of `class_grams`, and of factors of them, in passes over X."""
-        some = self._some
         origin = np.zeros(self.n_features) if centre is None else centre
-        rows = self._survey.rows
-        density = self.n_entries / (self.n_samples * self.n_features)
-        if not sparse.issparse(rows):
-            density = curvature.density(rows, origin)
         passes = curvature.class_gram_passes(
-            self.n_samples, n_rows, some.n_features, density, most_rows, shared
+            *(self.n_samples, n_rows, self.n_features),
+            *(density(self._survey.rows, origin), most_rows, shared),
         )
         return passes * 8.0 / self.dtype.itemsize
 

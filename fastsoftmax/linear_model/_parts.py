@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils import check_consistent_length
 
 from fastsoftmax._designs import Design, PartsDesign, StreamedParts, Survey, make_design
 from fastsoftmax._validation import (
@@ -19,7 +20,6 @@ from fastsoftmax._validation import (
     Targets,
     as_csr,
     check_classes,
-    check_consistent_length,
     check_label_type,
     check_masses,
     check_plain,
@@ -115,13 +115,22 @@ def survey_part(
             refuse_missing_labels(y)
             X, y = validated(estimator, X, y, reset=reset, dtype=dtype)
             check_label_type(y)
-        w = None if weights is None else check_weight_array(weights, X)
+        w = _weights_of(weights, X)
         if are_soft(y):
             return Survey.of_masses(X, masses, names, w, number)
         return Survey.of(X, y, w, number)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name} {number}: {error}") from error
+
+
+def _weights_of(weights: Any, X: Any) -> NDArray[np.float64] | None:
+    """Return the weights of a part's rows, which may all be 0, or None if they are equal."""
+    if weights is None:
+        return None
+    if np.shape(weights) == (X.shape[0],) and not np.any(weights):  # scikit-learn refuses these
+        return np.zeros(X.shape[0])
+    return check_weight_array(weights, X)
 
 
 def unpacked(part: Batch) -> tuple[Any, Any, Any]:
