@@ -173,6 +173,23 @@ def test_views_of_a_map(tmp_path, view):
     np.testing.assert_array_equal(np.concatenate(found), X[view])
 
 
+class Chunked:
+    """What HDF5 and Zarr arrays offer: shape, dtype and slices, no more."""
+
+    def __init__(self, array):
+        self._array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice)
+        return self._array[rows]
+
+
+def test_arrays_that_can_only_be_sliced():
+    X, y = DIGITS
+    source = ArrayBatches(Chunked(X), Chunked(y), Chunked(np.ones(len(y))), batch_rows=700)
+    assert relative_distance(pack(tight().fit(source)), pack(tight().fit(X, y))) < PROMISE
+
+
 def test_what_a_writable_map_holds_counts(tmp_path):
     mapped = np.load(write(tmp_path, IRIS[0]), mmap_mode="r+")
     mapped[3] = 7.0
