@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numba
 import pytest
@@ -21,6 +22,7 @@ from child import ROOT, run_python
 
 from fastsoftmax import _cache
 from fastsoftmax._cache import KernelCache, cache_directory
+from fastsoftmax._kernels import cholesky
 from fastsoftmax._versions import describe
 
 pytestmark = pytest.mark.skipif(
@@ -174,10 +176,23 @@ def of_another_kernel(content, entry):
     [truncated, flipped, empty, checksum_only, another_format, another_pickle, of_another_kernel],
     ids=lambda function: function.__name__,
 )
-def test_a_damaged_entry_is_compiled_anew_and_replaced(solve, damage, warm_folder, tmp_path):
+def test_a_damaged_entry_is_not_loaded(damage, warm_folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(warm_folder, tmp_path / "copy")
+    monkeypatch.setenv("FASTSOFTMAX_CACHE_DIR", str(folder))
+    floats = numba.float64
+    matrix = numba.types.Array(floats, 2, "C", readonly=True)
+    signature = (numba.int64, numba.int64, matrix, floats[:, :, ::1], floats[:, ::1])
+    (entry,) = folder.iterdir()
+    cache, context = cholesky.solve._cache, numba.core.registry.cpu_target.target_context
+    assert cache.load_overload(signature, context) is not None
+    entry.write_bytes(damage(entry.read_bytes(), entry))
+    assert cache.load_overload(signature, context) is None
+
+
+def test_a_damaged_entry_is_compiled_anew_and_replaced(solve, warm_folder, tmp_path):
     folder = shutil.copytree(warm_folder, tmp_path / "copy")
     (entry,) = folder.iterdir()
-    entry.write_bytes(damage(entry.read_bytes(), entry))
+    entry.write_bytes(flipped(entry.read_bytes(), entry))
     assert_solved(solve(folder), hits=0)
     assert entries(folder) == [entry.name]  # no temporary file is left
     payload = entry.read_bytes()[32:]
@@ -197,9 +212,10 @@ def test_an_entry_that_is_a_folder_does_not_break_a_call(solve, warm_folder, tmp
 def test_an_entry_that_is_a_pipe_is_not_waited_for(solve, warm_folder, tmp_path):
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o700)
-    os.mkfifo(folder / entries(warm_folder)[0], mode=0o600)
+    entry = folder / entries(warm_folder)[0]
+    os.mkfifo(entry, mode=0o600)
     assert_solved(solve(folder), hits=0)
-    assert_solved(solve(folder), hits=1)
+    assert entry.is_file()
 
 
 def upgrade(site):
@@ -218,7 +234,7 @@ def test_an_edited_callee_changes_the_key(solve, warm_folder, tmp_path):
     assert_solved(solve(folder, path=copy), hits=1)  # the place does not matter ...
     upgrade(copy)  # ... but a callee does
     assert_solved(solve(folder, path=copy), hits=0, right=4.0)
-    assert_solved(solve(folder), hits=1)  # the other build keeps its entry
+    assert len(entries(folder)) == 2  # the other build keeps its entry
 
 
 def test_a_package_edited_under_a_running_process_stores_nothing(solve, tmp_path):
@@ -232,7 +248,6 @@ def test_a_package_edited_under_a_running_process_stores_nothing(solve, tmp_path
     assert_solved(solve(folder, path=copy, code=after(edit)), hits=0)
     assert entries(folder) == []
     assert_solved(solve(folder, path=copy), hits=0, right=4.0)
-    assert_solved(solve(folder, path=copy), hits=1, right=4.0)
 
 
 def test_drivers_have_entries_of_their_own_that_see_other_files(solve, folder, tmp_path):
@@ -271,19 +286,29 @@ print(json.dumps(results))
     assert solve(folder, path=copy, code=code) == [[[63.0] * 2, 0]] * 2
 
 
-def test_options_of_one_function_are_part_of_the_key(monkeypatch, folder):
+def test_function_options_signature_and_cpu_are_part_of_the_key(monkeypatch, folder):
     monkeypatch.setenv("FASTSOFTMAX_CACHE_DIR", str(folder))
+
+    class Codegen(NamedTuple):
+        cpu: str
+
+        def magic_tuple(self):
+            return "triple", self.cpu, "+features"
 
     def same(x):
         return x
 
-    codegen = numba.core.registry.cpu_target.target_context.codegen()
+    def other(x):
+        return x
+
     keys = {
-        KernelCache(same, options)._entry(signature, codegen)
+        KernelCache(function, options)._entry(signature, Codegen(cpu))
+        for function in (same, other)
         for options in ({}, {"parallel": True}, {"fastmath": True})
         for signature in ("(float64,)", "(float32,)")
+        for cpu in ("znver5", "haswell")
     }
-    assert len(keys) == 6
+    assert len(keys) == 24
 
 
 def test_settings_that_change_the_code_change_the_key(solve, warm_folder, tmp_path):
@@ -297,7 +322,6 @@ def test_code_for_another_cpu_is_kept_apart(solve, warm_folder, tmp_path):
     folder = shutil.copytree(warm_folder, tmp_path / "copy")
     assert_solved(solve(folder, NUMBA_CPU_NAME="generic"), hits=0)
     assert len(entries(folder)) == 2
-    assert_solved(solve(folder, NUMBA_CPU_NAME="generic"), hits=1)
     assert_solved(solve(folder), hits=1)
 
 
@@ -334,7 +358,6 @@ while len(list(place.glob("*.ready"))) < 6:
     for result in results:
         assert result["x"] == [2.0] * 4
     assert len(entries(folder)) == 1  # and no unfinished file
-    assert_solved(solve(folder), hits=1)
 
 
 @posix
@@ -359,7 +382,6 @@ tempfile.NamedTemporaryFile = created
         assert sum(name.endswith(".kernel.part") for name in names) == n_unfinished
         assert len(names) == n_unfinished + 1
     assert_solved(solve(folder, path=copy), hits=0, right=4.0)
-    assert_solved(solve(folder, path=copy), hits=1, right=4.0)
     assert_solved(solve(folder), hits=1)
 
 
@@ -504,13 +526,12 @@ def test_a_folder_of_someone_else_is_not_used(tmp_path, monkeypatch, named):
     assert cache_directory() == (folder if owner == 0 else None)  # root may see all anyhow
 
 
-def test_a_folder_that_cannot_be_made_is_done_without(solve, tmp_path, named):
+def test_a_folder_that_cannot_be_made_is_done_without(tmp_path, named):
     file = named(tmp_path / "file")
     file.touch()
     assert cache_directory() is None
-    result = solve(file / "below")
-    assert_solved(result, hits=0)
-    assert result["folder"] is None
+    named(file / "below")
+    assert cache_directory() is None
 
 
 @pytest.mark.parametrize("name", ["kernels", "~/kernels", "./kernels"])

@@ -9,6 +9,7 @@ import ast
 import json
 from pathlib import Path
 
+import numba
 import pytest
 from child import run_python
 
@@ -111,6 +112,7 @@ def test_there_is_one_call_that_unpickles():
     assert [ast.unparse(call.func) for call in calls] == ["pickle.loads"]
 
 
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled, or written")
 def test_a_fit_writes_to_its_cache_alone(tmp_path):
     """The interpreter tells of every file opened, process started and connection made."""
     code = f"""
