@@ -32,7 +32,7 @@ import llvmlite
 import numba
 import numpy as np
 from numba.core import config
-from numba.core.caching import _Cache
+from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
@@ -204,8 +204,12 @@ def _checksum(entry: Path, payload: bytes) -> bytes:
     return hashlib.sha256(entry.name.encode() + payload).digest()
 
 
-class KernelCache(_Cache):
-    """Numba's cache interface over one checked file per (build, function, options, signature)."""
+class KernelCache(NullCache):
+    """Numba's cache interface over one checked file per (build, function, options, signature).
+
+    It is always on. There is nothing to flush: entries of other builds are never read, and are
+    pruned in time.
+    """
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
         self._function = function
@@ -246,12 +250,3 @@ class KernelCache(_Cache):
         key.update(repr((parts, str(sig), codegen.magic_tuple())).encode())
         name = f"{self._function.__name__}-{key.hexdigest()[:40]}{_ENTRY}"
         return trusted_folder() / name
-
-    def enable(self) -> None:
-        """Do nothing: the cache is always on."""
-
-    def disable(self) -> None:
-        """Do nothing: set ``FASTSOFTMAX_CACHE_DIR`` to an empty folder instead."""
-
-    def flush(self) -> None:
-        """Do nothing: entries of other builds are never read, and are pruned in time."""

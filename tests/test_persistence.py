@@ -115,6 +115,20 @@ def test_attributes_of_the_user_s_are_kept(stored_by, fitted):
         assert pickle.loads(stored_by("0.0.1", noted)).note == "of Tuesday"
 
 
+@pytest.mark.parametrize(
+    ("stored", "kind"),
+    [
+        (b"cfastsoftmax.linear_model._logistic\nLogisticRegression\n.", LogisticRegression),
+        (b"cfastsoftmax.linear_model._logistic_cv\nLogisticRegressionCV\n.", LogisticRegressionCV),
+        (b"cfastsoftmax.objective\nSoftmaxObjective\n.", SoftmaxObjective),
+    ],
+    ids=["LogisticRegression", "LogisticRegressionCV", "SoftmaxObjective"],
+)
+def test_classes_are_found_where_pickles_look(stored, kind):
+    """Who moves one leaves its name behind."""
+    assert pickle.loads(stored) is kind
+
+
 # --- Other versions -------------------------------------------------------------------------------
 
 
