@@ -96,6 +96,9 @@ def test_a_pickle_says_its_version(model):
     state = model.__getstate__()
     assert state == vars(model) | {"_fastsoftmax_version": fastsoftmax.__version__}
     assert not hasattr(clone(model), "_fastsoftmax_version")
+    before = dict(state)
+    assert_same_model(from_state(state, type(model)), model)
+    assert state == before
 
 
 def test_an_estimator_without_a_fit(stored_by):
