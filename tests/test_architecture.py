@@ -15,7 +15,10 @@ PACKAGE = Path(fastsoftmax.__file__).parent
 #: What the modules of a part may import from the package besides their own part. A part is a
 #: module or folder directly below `fastsoftmax`. An arrow back would show here first.
 INSIDE = {
-    "_jit": set(),
+    "_cache": set(),
+    "_jit": {"_cache"},
+    "_version": set(),
+    "_persistence": {"_version"},
     "_pool": set(),
     "_threads": {"_jit", "_pool"},
     "_validation": set(),
@@ -23,22 +26,26 @@ INSIDE = {
     "_linalg": {"_jit", "_kernels", "_threads"},
     "functional": {"_jit", "_kernels", "_threads"},
     "_designs": {"_jit", "_kernels", "_linalg", "_threads", "_validation", "functional"},
-    "objective": {"_designs", "_validation"},
+    "objective": {"_designs", "_persistence", "_validation"},
     "_solvers": {"_jit", "_kernels", "_linalg", "_threads"},  # kernels over vectors, of no data
     "batches": set(),
     "linear_model": {
-        *("_designs", "_kernels", "_solvers", "_threads", "_validation", "batches", "objective")
+        *("_designs", "_kernels", "_persistence", "_solvers", "_threads", "_validation"),
+        *("batches", "objective"),
     },
     "dask": {"_designs", "_validation", "linear_model"},
-    "_versions": {"_jit", "_threads"},
+    "_versions": {"_cache", "_threads"},
     "_warmup": {"linear_model", "objective"},
     "__main__": {"_versions", "_warmup"},
-    "__init__": {"_versions", "_warmup", "functional", "linear_model", "objective"},
+    "__init__": {"_version", "_versions", "_warmup", "functional", "linear_model", "objective"},
 }
 
 #: What they may import from elsewhere, besides the standard library.
 OUTSIDE = {
-    "_jit": {"llvmlite", "numba", "numpy"},
+    "_cache": {"llvmlite", "numba", "numpy"},
+    "_jit": {"numba", "numpy"},
+    "_version": set(),
+    "_persistence": {"sklearn"},
     "_pool": set(),
     "_threads": {"joblib", "numba"},
     "_validation": {"numpy", "scipy", "sklearn"},
