@@ -36,6 +36,7 @@ DANGEROUS_ARGUMENTS = {"allow_pickle", "shell"}
 
 #: What is used all the same: where, and why it may be.
 REVIEWED = {
+    ("batches.py", "np.load"): "of a file that the user names, without objects: no pickle is read",
     ("_cache.py", "pickle"): "compiled kernels, from files that only this user or root can write",
     ("_cache.py", "pickle.loads"): "the one call: `_read` has looked at the open file before",
 }
