@@ -224,7 +224,7 @@ def test_partitions_of_unknown_length(synchronous):
 
 @pytest.fixture(scope="module")
 def client():
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
         distributed.LocalCluster(processes=True, silence_logs=50, **options) as cluster,
         distributed.Client(cluster) as client,
@@ -291,7 +291,7 @@ def test_a_worker_that_joins_late(client, rows, monkeypatch):
 
 
 def test_a_cluster_of_threads():
-    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": ":0"}
     with distributed.Client(processes=False, **options) as client:
         rows = da.from_array(DIGITS[0], chunks=(180, 64))
         assert_alike(LogisticRegression(**TIGHT).fit(rows, DIGITS[1]), Local(**TIGHT).fit(*DIGITS))
