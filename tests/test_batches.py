@@ -30,7 +30,7 @@ DIGITS = load_digits(return_X_y=True)
 def text(n=400, d=300, seed=0):
     """Return sparse counts and the class whose own words occur most often, of 4."""
     rng = np.random.default_rng(seed)
-    X = sparse.random_array((n, d), density=0.03, rng=rng, format="csr")
+    X = sparse.random_array((n, d), density=0.03, random_state=rng, format="csr")
     return X, np.asarray(X @ np.eye(4)[np.arange(d) % 4]).argmax(axis=1)
 
 

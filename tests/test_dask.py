@@ -14,7 +14,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from child import run_python
+from child import ROOT, run_python
 from dask import distributed
 from scipy import sparse
 from sklearn.base import clone
@@ -307,9 +307,9 @@ def test_workers_started_from_a_shell_over_tcp(tmp_path):
     try:
         for command in (scheduler, worker, worker):
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            started.append(
-                subprocess.Popen([*command, "--scheduler-file", file], cwd=tmp_path, **quiet)
-            )
+            place = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+            command = [*command, "--scheduler-file", file]
+            started.append(subprocess.Popen(command, **place, **quiet))
         with distributed.Client(scheduler_file=file, timeout=60) as client:
             client.wait_for_workers(2, timeout=60)
             rows = da.from_array(DIGITS[0], chunks=(180, 64))
