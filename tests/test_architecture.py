@@ -16,7 +16,8 @@ PACKAGE = Path(fastsoftmax.__file__).parent
 #: module or folder directly below `fastsoftmax`. An arrow back would show here first.
 INSIDE = {
     "_jit": set(),
-    "_threads": {"_jit"},
+    "_pool": set(),
+    "_threads": {"_jit", "_pool"},
     "_validation": set(),
     "_kernels": {"_jit"},
     "_linalg": {"_jit", "_kernels", "_threads"},
@@ -34,6 +35,7 @@ INSIDE = {
 #: What they may import from elsewhere, besides the standard library.
 OUTSIDE = {
     "_jit": {"llvmlite", "numba", "numpy"},
+    "_pool": set(),
     "_threads": {"joblib", "numba"},
     "_validation": {"numpy", "scipy", "sklearn"},
     "_kernels": {"llvmlite", "numba", "numpy"},
