@@ -101,7 +101,8 @@ def _spy(module: Any, name: str, path: str) -> None:
 
 def take_down(kind: str, *arrays: Any) -> None:
     """Keep the digest of a result, and how many threads there are."""
-    account.numbers["threads"] = max(account.numbers["threads"], threading.active_count())
+    numbers, name = account.numbers, "threads at once"
+    numbers[name] = max(numbers[name], threading.active_count())
     content = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
     account.digests.append((kind, hashlib.sha256(content).hexdigest()[:16]))
 

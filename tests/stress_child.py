@@ -11,8 +11,8 @@ import importlib.util
 import os
 import sys
 
-#: Seconds after which the stacks of all threads are printed, shortly before the parent kills us.
-STACKS_AFTER = 110
+#: Seconds after which the parent kills this process and what it started; stacks are printed before.
+TIMEOUT = 120
 
 
 def _patch() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     if case in _BEFORE_IMPORT:
         _BEFORE_IMPORT[case]()
     # Not before a fork: a child that ends in the ordinary way would wait for its parent's watchdog.
-    faulthandler.dump_traceback_later(STACKS_AFTER)
+    faulthandler.dump_traceback_later(TIMEOUT - 10)
     import stress_cases
 
     stress_cases.run(case, is_full=size == "full")

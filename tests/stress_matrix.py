@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stress_child import TIMEOUT
+
 #: Functions of `stress_cases`, and what the table calls them.
 CASES = {
     "threads_fit": "threads fit",
@@ -42,8 +44,16 @@ CASES = {
 
 #: Whose versions stand on the page.
 LIBRARIES = ("numba", "numpy", "scipy", "scikit-learn", "joblib")
+EXPLANATION = f"""\
+Each cell is a process of its own. `ok` means that it and all that it started ended well within
+{TIMEOUT} s, that every result (coefficients, probabilities, scores of a search) has the bits that a
+process with one thread computes, and that sweeps used the threads they were meant to: Numba's on
+the `omp` and `tbb` layers; threads of fastsoftmax on `workqueue`, without the system's libgomp, and
+in forked children; none where gevent has put greenlets in their place. `THREADING=` stands for the
+variable `FASTSOFTMAX_THREADING`. Every sweep asks for 4 threads, however small it is and however
+many CPUs there are."""
 #: Numbers that are not added up over cells.
-AT_ONCE = {"threads"}
+AT_ONCE = {"threads at once"}
 
 
 class Column(NamedTuple):
@@ -163,11 +173,14 @@ def summary(cells: Sequence[Cell]) -> list[str]:
     """Return sentences about all cells."""
     outcomes = [cell.outcome for cell in cells]
     counts = {name: outcomes.count(name) for name in ("ok", "skipped", "FAILED")}
-    reasons = sorted({cell.reason for cell in cells if cell.outcome == "skipped"})
+    skipped: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.outcome == "skipped":
+            skipped.setdefault(cell.reason, []).append(cell.column)
     return [
         f"{len(cells)} cells: {_in_words(counts)}.",
         f"All together: {_in_words(total(cell.numbers for cell in cells))}.",
-        *(f"Skipped: {reason}." for reason in reasons),
+        *(f"Skipped ({', '.join(sorted(set(skipped[r])))}): {r}." for r in sorted(skipped)),
     ]
 
 
@@ -189,6 +202,8 @@ def as_page(cells: Sequence[Cell], command: str) -> str:
         f"Written by `{command}`.",
         f"Python {platform.python_version()}, {', '.join(versions)}; {sys.platform}, "
         f"{platform.machine()}, {os.cpu_count()} CPUs.",
+        "",
+        EXPLANATION,
         "",
         *(f"- {sentence}" for sentence in summary(cells)),
         "",

@@ -32,7 +32,6 @@ from stress_matrix import (
 
 fcntl = pytest.importorskip("fcntl", reason="this platform does not fork")
 
-TIMEOUT = stress_child.STACKS_AFTER + 10
 EVERYWHERE = {
     "NUMBA_NUM_THREADS": "4",
     "NUMBA_THREADING_LAYER": "default",
@@ -63,7 +62,7 @@ def run_case(case: str, column: Column, size: str = "small") -> list[dict]:
         folders = [folder_of_tbb(), os.environ.get("LD_LIBRARY_PATH")]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, folders))
     prefix = without_libgomp() if column.hides_libgomp else []
-    printed = run_command([*prefix, *command], timeout=TIMEOUT, **environment)
+    printed = run_command([*prefix, *command], timeout=stress_child.TIMEOUT, **environment)
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     for line in lines:
         if "skipped" in line:
@@ -151,17 +150,19 @@ def test_a_case_is_killed_with_the_processes_that_it_started(tmp_path):
 
 def test_the_table_shows_and_counts_all_cells():
     cells = [
-        Cell("fork", "omp", "ok", "", {"results": 3, "threads": 2}),
+        Cell("fork", "omp", "ok", "", {"results": 3, "threads at once": 2}),
         Cell("threads_fit", "tbb", "skipped", "no tbb", {}),
-        Cell("fork", "tbb", "FAILED", "", {"results": 4, "threads": 9}),
+        Cell("fork", "tbb", "FAILED", "", {"results": 4, "threads at once": 9}),
     ]
     text = "\n".join(as_text(cells))
     assert re.search(r"^case +omp +tbb +all columns together$", text, flags=re.MULTILINE)
     assert re.search(r"^threads fit +skipped$", text, flags=re.MULTILINE)
-    assert re.search(rf"^{CASES['fork']} +ok +FAILED +7 results, 9 threads$", text, re.MULTILINE)
+    assert re.search(
+        rf"^{CASES['fork']} +ok +FAILED +7 results, 9 threads at once$", text, re.MULTILINE
+    )
     assert "3 cells: 1 ok, 1 skipped, 1 FAILED." in text
-    assert "All together: 7 results, 9 threads." in text
-    assert "Skipped: no tbb." in text
+    assert "All together: 7 results, 9 threads at once." in text
+    assert "Skipped (tbb): no tbb." in text
     page = as_page(cells, "the command")
     assert "Written by `the command`." in page
     assert "| threads fit |  | skipped |  |" in page
