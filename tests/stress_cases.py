@@ -453,7 +453,7 @@ def exit_while_fitting(is_full: bool) -> None:
 
 
 def fit_at_exit(is_full: bool) -> None:
-    """No thread can be started any more, in some versions of Python."""
+    """The interpreter is shutting down; its threads have been waited for."""
     atexit.register(_end_process, fit_and_report)
 
 
