@@ -381,20 +381,19 @@ def interrupts(is_full: bool) -> None:
     model = LogisticRegression().fit(DENSE[0][:1000, :4], DENSE[1][:1000])
     before, old = dict(vars(model)), _state(model)
     n_threads, settings = numba.get_num_threads(), sklearn.get_config()
+    began = time.perf_counter()
+    news = [_state(LogisticRegression().fit(*data)) for data in (DENSE, SPARSE)]
+    longest = time.perf_counter() - began
     n_late = 0
-    for data in (DENSE, SPARSE):
-        began = time.perf_counter()
-        new = _state(LogisticRegression().fit(*data))
-        longest = time.perf_counter() - began
-        for _ in range(100 if is_full else 10):
-            vars(model).clear()
-            vars(model).update(before)
-            n_fits = _fit_until_interrupted(model, data, random.uniform(1e-3, longest))
-            state = _state(model)
-            assert state == new or (state == old and not n_fits), "half a fit"
-            n_late += not n_fits and state == new  # between the end of a fit and its return
-            account.numbers["interrupts"] += 1
-            account.numbers["old states kept"] += state == old
+    for _ in range(200 if is_full else 20):
+        vars(model).clear()
+        vars(model).update(before)
+        n_fits = _fit_until_interrupted(model, random.uniform(1e-3, longest))
+        state, states = _state(model), [news[(n_fits - 1) % 2] if n_fits else old, news[n_fits % 2]]
+        assert state in states, "half a fit"
+        n_late += state == states[1]  # between the end of a fit and its return
+        account.numbers["interrupts"] += 1
+        account.numbers["states kept"] += state == states[0]
     assert n_late <= 1
     assert numba.get_num_threads() == n_threads
     assert sklearn.get_config() == settings
@@ -404,8 +403,8 @@ def interrupts(is_full: bool) -> None:
     report()
 
 
-def _fit_until_interrupted(model: LogisticRegression, data: Any, seconds: float) -> int:
-    """Return how many fits ended before the interrupt, which comes after some seconds."""
+def _fit_until_interrupted(model: LogisticRegression, seconds: float) -> int:
+    """Fit dense and sparse data in turn; return how many fits ended before the interrupt."""
     n_fits, is_caught = 0, threading.Event()
 
     def interrupt() -> None:
@@ -418,7 +417,7 @@ def _fit_until_interrupted(model: LogisticRegression, data: Any, seconds: float)
     try:
         sender.start()
         while True:
-            model.fit(*data)
+            model.fit(*(DENSE, SPARSE)[n_fits % 2])
             n_fits += 1
     except KeyboardInterrupt:
         is_caught.set()
