@@ -8,6 +8,7 @@ import stress_matrix
 
 
 def pytest_addoption(parser):
+    # To be written with "=": else FILE, if it exists, is taken for a test before this is read.
     parser.addoption(
         "--stress-table", metavar="FILE", help="write the table of the stress matrix to FILE"
     )
