@@ -468,6 +468,17 @@ def test_failed_fit_changes_nothing(data, monkeypatch, failure, error, frame_fir
         np.testing.assert_array_equal(getattr(model, name), value)
 
 
+def test_an_interrupt_before_the_fit_begins_undoes_nothing_later(data, fitted):
+    """It leaves a context manager that was entered but never left, until its traceback goes."""
+    X, y = data
+    interrupted = module.unchanged_on_failure(fitted)
+    interrupted.__enter__()
+    coef = fitted.set_params(C=0.01).fit(X, y).coef_
+    del interrupted
+    assert fitted.C == 0.01
+    assert fitted.coef_ is coef
+
+
 def test_failed_first_fit_leaves_an_unfitted_estimator(data, monkeypatch):
     X, y = data
     monkeypatch.setattr(module, "solve", _interrupt)

@@ -1,10 +1,9 @@
-"""`fastsoftmax._threads`: how many threads, which driver, and what survives a fork."""
+"""`fastsoftmax._threads`: how many threads, and whose. `test_stress` lets them meet forks."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import sys
 import threading
 
@@ -260,122 +259,6 @@ def test_numbas_own_count_is_that_of_before():
 
 # --- In processes of their own --------------------------------------------------------------------
 
-#: Defines `fit(seed)`, which returns the bits of a value and a gradient, large enough for threads.
-PROBLEM = """
-import hashlib, json, os, sys, threading
-import numpy as np
-import numba
-from fastsoftmax import SoftmaxObjective, _threads
-from fastsoftmax._designs import dense
-from fastsoftmax._threads import thread_limit
-
-rng = np.random.default_rng(0)
-X = rng.normal(size=(100_001, 7)).astype(np.float32)
-target = SoftmaxObjective(X, rng.integers(0, 5, len(X)), l2=0.1)
-params = rng.normal(size=target.shape)
-
-def count(module, name):
-    function, calls = getattr(module, name), []
-    setattr(module, name, lambda *a: (calls.append(1), function(*a)))
-    return calls
-
-parallel, sweeps = count(_threads, "launch"), count(dense, "sweep")
-
-def fit(n_threads=4):
-    with thread_limit(n_threads):
-        value, gradient = target.value_and_gradient(params)
-    return hashlib.sha256(np.float64(value).tobytes() + gradient.tobytes()).hexdigest()
-"""
-THREADS = {"NUMBA_NUM_THREADS": "4", "OMP_NUM_THREADS": "4"}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
-def test_a_forked_child_can_fit_after_its_parent_used_threads():
-    code = """
-import warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
-expected = fit()
-layer = _threads.threading_layer()
-pid = os.fork()
-if pid == 0:
-    parallel.clear()
-    os._exit(0 if fit() == expected and not parallel else 3)
-_, status = os.waitpid(pid, 0)
-parallel.clear()
-assert fit() == expected
-print(json.dumps([os.waitstatus_to_exitcode(status), layer, len(parallel)]))
-"""
-    status, layer, n_parallel = json.loads(run_python(PROBLEM + code, timeout=60, **THREADS))
-    assert status == 0
-    if layer in ("omp", "tbb"):
-        assert n_parallel == 1  # the parent goes on with threads
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
-def test_a_forked_child_that_imports_the_package_first_can_fit():
-    code = """
-import os, warnings
-warnings.simplefilter("ignore", DeprecationWarning)
-import numba
-numba.get_num_threads()  # another library launched the threads
-@numba.njit(parallel=True)
-def total(x):
-    s = 0.0
-    for i in numba.prange(len(x)):
-        s += x[i]
-    return s
-import numpy as np
-total(np.ones(100_000))
-pid = os.fork()
-if pid == 0:
-    from fastsoftmax import SoftmaxObjective, _threads
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(100_001, 7))
-    target = SoftmaxObjective(X, rng.integers(0, 5, len(X)))
-    with _threads.thread_limit(4):
-        value, _ = target.value_and_gradient(np.zeros(target.shape))
-    os._exit(0 if abs(value - np.log(5)) < 1e-12 else 3)
-_, status = os.waitpid(pid, 0)
-print(os.waitstatus_to_exitcode(status))
-"""
-    assert int(run_python(code, timeout=60, **THREADS)) == 0
-
-
-CONCURRENT = """
-fit(1), fit()  # compiled
-parallel.clear(), sweeps.clear()
-results, errors = [], []
-barrier = threading.Barrier(4)
-def run():
-    try:
-        barrier.wait(30)
-        for repeat in range(20):
-            results.append(fit())
-    except BaseException as error:
-        errors.append(repr(error))
-threads = [threading.Thread(target=run) for _ in range(4)]
-for t in threads: t.start()
-for t in threads: t.join(60)
-before = numba.get_num_threads()
-layer = _threads.threading_layer()
-print(json.dumps([layer, len(results), sorted(set(results) | {fit(1)}), errors,
-                  len(parallel), len(sweeps) > len(parallel) + 1, before]))
-"""
-
-
-@pytest.mark.parametrize("layer", ["default", "workqueue"])
-def test_four_threads_that_fit_at_the_same_time_give_the_same_bits(layer):
-    named = {} if layer == "default" else {"NUMBA_THREADING_LAYER": layer}
-    printed = run_python(PROBLEM + CONCURRENT, timeout=90, **THREADS, **named)
-    used, n_results, distinct, errors, n_parallel, any_serial, n_threads = json.loads(printed)
-    assert errors == []
-    assert (n_results, len(distinct), n_threads) == (80, 1, 4)
-    assert any_serial
-    if layer == "workqueue":
-        assert (used, n_parallel) == ("workqueue", 0)  # concurrent entry would abort
-    elif used in ("omp", "tbb"):
-        assert 0 < n_parallel <= 80
-
 
 def test_the_wait_policy_of_gnu_openmp_is_set_for_the_launch_only():
     code = """
@@ -396,9 +279,23 @@ print(seen, os.environ.get("OMP_WAIT_POLICY"))
 
 def test_results_do_not_depend_on_omp_num_threads():
     """One thread allowed: the serial driver, and the same bits."""
-    code = PROBLEM + "print(json.dumps([fit(None), len(parallel)]))"
-    several, n_several = json.loads(run_python(code, **THREADS))
-    one, n_one = json.loads(run_python(code, **THREADS | {"OMP_NUM_THREADS": "1"}))
+    code = """
+import hashlib, json
+import numpy as np
+from fastsoftmax import SoftmaxObjective, _threads
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(100_001, 7)).astype(np.float32)
+target = SoftmaxObjective(X, rng.integers(0, 5, len(X)), l2=0.1)
+parallel, launch = [], _threads.launch
+_threads.launch = lambda *a: (parallel.append(1), launch(*a))
+value, gradient = target.value_and_gradient(rng.normal(size=target.shape))
+digest = hashlib.sha256(np.float64(value).tobytes() + gradient.tobytes()).hexdigest()
+print(json.dumps([digest, len(parallel)]))
+"""
+    threads = {"NUMBA_NUM_THREADS": "4", "OMP_NUM_THREADS": "4"}
+    several, n_several = json.loads(run_python(code, **threads))
+    one, n_one = json.loads(run_python(code, **threads | {"OMP_NUM_THREADS": "1"}))
     assert one == several
     assert n_one == 0
     assert n_several == (1 if joblib.cpu_count() > 1 else 0)

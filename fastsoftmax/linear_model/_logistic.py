@@ -699,6 +699,8 @@ def unchanged_on_failure(estimator: BaseEstimator) -> Iterator[None]:
     before = dict(vars(estimator))
     try:
         yield
+    except GeneratorExit:  # the block never began: an interrupt hit this generator's caller
+        raise
     except BaseException:
         vars(estimator).clear()
         vars(estimator).update(before)
