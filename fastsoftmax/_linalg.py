@@ -78,3 +78,32 @@ class Cholesky:
         scratch = np.empty((n_groups, kernels.N_RIGHTS))
         sweep(kernels.solve, n_groups, 2.0 * solution.size * size, self._factor, groups, scratch)
         return np.ascontiguousarray(solution[: len(rows), :n]).reshape(right.shape)
+
+
+def shifted_cholesky(matrix: Matrix, diagonal: float | Matrix, shift: float) -> Cholesky:
+    """Return the factor of a matrix that is positive semi-definite but for rounding.
+
+    The shift of its diagonal grows tenfold until the factor exists.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (n, n), float64
+        Its diagonal is overwritten.
+    diagonal : float or ndarray of shape (n,)
+        To be multiplied by 1 + shift.
+    shift : float
+        The least.
+
+    Raises
+    ------
+    FloatingPointError
+        If no finite shift will do.
+    """
+    while np.isfinite(shift):
+        with np.errstate(over="ignore"):
+            np.fill_diagonal(matrix, (1.0 + shift) * diagonal)
+        try:
+            return Cholesky(matrix)
+        except NotPositiveDefiniteError:
+            shift *= 10.0
+    raise FloatingPointError("a matrix is not positive definite, whatever its diagonal")

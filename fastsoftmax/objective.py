@@ -175,7 +175,7 @@ class SoftmaxObjective:
         Returns
         -------
         value : float
-            As `value`.
+            As `value`; `inf` also where the gradient overflows.
         gradient : ndarray, shape and dtype of `params`
             ``[R^T X + l2 W, sum of R]`` with residuals ``R = w (P - Y)``; all ``inf`` if `value`
             is.
@@ -184,7 +184,7 @@ class SoftmaxObjective:
         coef, intercept = self.unpack(params)
         loss, gradient = self.design.loss_and_gradient(coef, intercept)
         value = loss / self.design.weight_sum + self.penalty(coef)
-        if not np.isfinite(value):
+        if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
             value = np.inf
             gradient.fill(np.inf)
         else:

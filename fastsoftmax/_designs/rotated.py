@@ -14,7 +14,7 @@ from fastsoftmax._designs.partition import Partition
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import dense as kernels
 from fastsoftmax._kernels.tiles import padded_zeros
-from fastsoftmax._linalg import Cholesky, NotPositiveDefiniteError
+from fastsoftmax._linalg import shifted_cholesky
 from fastsoftmax._threads import sweep
 
 
@@ -46,15 +46,8 @@ def rotate(
         no_intercept = np.zeros(some.stop - first)
         # The factor reads the lower triangle only.
         products[first:, some] = predict(U[first:], U[some], no_intercept, Response.LOGITS)
-    diagonal = np.diag(products).copy()
-    shift = 1e-13
-    while True:
-        np.fill_diagonal(products, diagonal * (1.0 + shift) + np.finfo(np.float64).tiny)
-        try:
-            factor = Cholesky(products)
-            break
-        except NotPositiveDefiniteError:  # rows that depend on one another
-            shift *= 10.0
+    diagonal = np.maximum(np.diag(products), np.finfo(np.float64).tiny)
+    factor = shifted_cholesky(products, diagonal, 1e-13)  # rows may depend on one another
     L = factor.lower()
     square = copy.copy(design)
     square.X = kernel_view(L)

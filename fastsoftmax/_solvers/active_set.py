@@ -144,7 +144,12 @@ class ColumnModel:
         """Return the minimum, exact at kinks and bounds, and the model's fall from x to it.
 
         By descent along columns; where that takes longer than forming the Hessian of the active
-        coordinates, as `QuasiNewtonModel` does it.
+        coordinates, as `QuasiNewtonModel` does it. Without a finite minimum it returns x, and NaN.
+
+        Raises
+        ------
+        FloatingPointError
+            If a curvature is not finite.
         """
         metric, active = self._metric, self.active
         n_rows = len(metric.probabilities)
@@ -265,6 +270,8 @@ def _descend(
     curvatures = np.empty(len(x))
     least = _LEAST_CURVATURE / (len(data.probabilities) + 1)
     kernels.column_curvatures(0, len(x), *data, least, curvatures)
+    if not np.all(np.isfinite(curvatures)):
+        raise FloatingPointError("the Hessian overflows")
     point, gains = x.copy(), np.zeros(kernels.N_GAINS)
     arguments = (
         *(*data, curvatures, l2, *penalty.parts, gradient, enough),
@@ -290,5 +297,5 @@ def _descend(
             sweep(np.flatnonzero((point != 0.0) | (penalty.l1 == 0.0)), min(left, _MOST_AT_ONCE))
     fall = float(gains[kernels.TOTAL])
     if not (np.isfinite(fall) and np.isfinite(point).all()):
-        return x, 0.0, True
+        return x, np.nan, True
     return point, max(fall, 0.0), is_done

@@ -199,6 +199,8 @@ class _Minimisation:
             slopes = np.empty(len(self._bounds) - 1)
             self._sweep(kernels.dots, gradient, d, slopes)
             slope = float(slopes.sum())
+        if not math.isfinite(slope):  # of a gradient that overflows
+            value = math.inf
         return Point(t, value, gradient, slope)
 
     def _accept(self, step_size: float) -> float:

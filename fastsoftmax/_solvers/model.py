@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._kernels import coordinate as kernels
-from fastsoftmax._linalg import Cholesky, NotPositiveDefiniteError
+from fastsoftmax._linalg import shifted_cholesky
 from fastsoftmax._solvers.separable import SeparablePenalty
 from fastsoftmax._solvers.vectors import Vector, dot
 
@@ -220,7 +220,7 @@ class QuasiNewtonModel:
 
         Coordinate descent finds out which coordinates are not at a kink or a bound; Newton's step
         on the face that they span goes where it creeps. It ends where a share `enough` of the
-        fall seems to be left.
+        fall seems to be left. Without a finite minimum it returns x, and NaN.
         """
         z, fall = self._x.copy(), 0.0
         for _ in range(_MOST_ROUNDS):
@@ -244,7 +244,7 @@ class QuasiNewtonModel:
                 if is_done:
                     break
         if not np.isfinite(fall):
-            return self._x.copy(), 0.0
+            return self._x.copy(), np.nan
         return z, max(fall, 0.0)  # rounding may leave less than nothing
 
     def _descend(self, z: Vector, enough: float) -> bool:
@@ -347,9 +347,5 @@ def _ridge_solve(matrix: Matrix, right: Matrix, ridge: float) -> Matrix:
     scale = 1.0 / np.sqrt(diagonal)
     matrix *= scale
     matrix *= scale[:, None]
-    while True:
-        np.fill_diagonal(matrix, 1.0 + ridge)
-        try:
-            return Cholesky(matrix).solve(np.ascontiguousarray(right * scale)) * scale
-        except NotPositiveDefiniteError:
-            ridge *= 10.0
+    factor = shifted_cholesky(matrix, 1.0, ridge)
+    return factor.solve(np.ascontiguousarray(right * scale)) * scale

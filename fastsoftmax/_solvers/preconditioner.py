@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsoftmax._linalg import Cholesky, NotPositiveDefiniteError
+from fastsoftmax._linalg import shifted_cholesky
 from fastsoftmax._solvers.vectors import Vector
 
 
@@ -135,7 +135,7 @@ class _ScaledFactor:
     Raises
     ------
     FloatingPointError
-        If an entry is not finite.
+        If an entry is not finite, or no shift will do.
     """
 
     def __init__(self, matrix: NDArray[np.float64]) -> None:
@@ -145,14 +145,7 @@ class _ScaledFactor:
         self._scale = 1.0 / np.sqrt(np.where(positive, diagonal, 1.0))
         matrix *= self._scale
         matrix *= self._scale[:, None]
-        shift = 1e-13
-        while True:
-            np.fill_diagonal(matrix, 1.0 + shift)
-            try:
-                self._factor = Cholesky(matrix)
-                return
-            except NotPositiveDefiniteError:
-                shift *= 10.0
+        self._factor = shifted_cholesky(matrix, 1.0, 1e-13)
 
     def solve(self, right: Vector) -> Vector:
         """Return the product of the inverse with a vector, or with each row of an array."""

@@ -87,6 +87,8 @@ def _metric(
         return diagonal[0, :D] == 0.0
 
     def positive(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
+        if not np.all(np.isfinite(blocks)):
+            raise FloatingPointError("the Hessian overflows")
         # The slope of a column that equals its centre is rounding, and a step of rounding through
         # a curvature of 0 would be anything. In other columns 0 means that all are certain.
         np.einsum("kjj->kj", blocks).reshape(-1, D)[:, is_constant()] = 1.0

@@ -67,7 +67,9 @@ class DualFit:
         )
         if stops:
             outcome = outcome._replace(status=Status.STOPPED)
-        return self._result(outcome), outcome.status is None
+        result = self._result(outcome)
+        # If the objective is not finite, what follows refuses to start.
+        return result, outcome.status is None or not np.isfinite(result.objective)
 
     def _result(self, outcome: Outcome) -> SolverResult:
         objective, params = self._objective, self._params()

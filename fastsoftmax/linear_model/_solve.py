@@ -241,8 +241,10 @@ def solve(
             on_iteration=rotation.original_callback(on_iteration),
         )
         early, name = rotation.original_result(inner), f"{name} on rotated rows"
-        # A component of the gradient can be larger than all of the rotated one.
+        # A component of the gradient can be larger than all of the rotated one. If the objective is
+        # not finite, what follows refuses to start.
         goes_on = early.converged and early.gradient_norm > tol
+        goes_on |= not np.isfinite(early.objective)
     else:
         return _iterate(objective, solver, x, stopping, near)
     if not goes_on:
