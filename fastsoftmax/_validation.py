@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -95,6 +95,62 @@ def numpy_only() -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+#: What to do about what scikit-learn and NumPy state without saying so, by a part of their words.
+_REMEDIES = {
+    "contains infinity": "Clip or replace these values, or drop their rows.",
+    "y contains NaN": "Drop these rows.",
+    "could not convert string": "Encode words as numbers, for example with "
+    "sklearn.preprocessing.OneHotEncoder.",
+    "a real number, not": "Give an array, or a list of rows, of numbers.",
+    "setting an array element with a sequence": "Give rows of the same length.",
+    "Complex data not supported": "Give real numbers, for example real and imaginary parts.",
+    "while dim <= 2 is required": "Flatten each sample: X.reshape(len(X), -1).",
+    "inconsistent numbers of samples": "Give one entry of y for each row of X.",
+    "features as input": "Give the columns that the model was fitted to.",
+    "Unknown label type: continuous": "Use a regressor, or make labels of y, for example with "
+    "numpy.digitize.",
+}
+_SAMPLE_WEIGHT = "Give one finite number, not negative, for each row of X as sample_weight."
+_CLASS_WEIGHT = (
+    "Give class_weight as a dict from labels that occur in y to finite numbers that are not "
+    "negative, or as 'balanced'."
+)
+
+
+@contextlib.contextmanager
+def explained(remedy: str = "") -> Iterator[None]:
+    """Add to an error what to do about it; keep its type, and NumPy from warning besides.
+
+    Parameters
+    ----------
+    remedy : str, default=""
+        Empty takes that of `_REMEDIES`, if one fits.
+    """
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # in sums that find infinities, in casts
+            yield
+    except (TypeError, ValueError) as error:
+        text = str(error).rstrip()
+        found = remedy or next((r for part, r in _REMEDIES.items() if part in text), "")
+        if found and len(error.args) == 1:
+            error.args = (f"{text}{'' if text.endswith(('.', '!')) else '.'} {found}",)
+        raise
+
+
+def _sample_weights(sample_weight: ArrayLike | None, X: Any, **options: Any) -> NDArray[np.float64]:
+    """Return one finite weight, not negative, for each row of X."""
+    with explained(_SAMPLE_WEIGHT):
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, **options)
+        if not np.all(np.isfinite(weights)):  # a scalar passes scikit-learn's check
+            raise ValueError(f"Input sample_weight is {sample_weight!r}.")
+    if weights.min(initial=0.0) < 0:
+        raise ValueError(
+            "Negative values in data passed to `sample_weight`: the objective would not be "
+            "convex. Remove these rows, or give them weight 0."
+        )
+    return weights
+
+
 def check_weights(sample_weight: ArrayLike | None, X: Any) -> Weights:
     """Return the weights of the rows of X.
 
@@ -107,12 +163,7 @@ def check_weights(sample_weight: ArrayLike | None, X: Any) -> Weights:
     n_samples = X.shape[0]
     if sample_weight is None:
         return Weights(np.empty(0, X.dtype), 1.0, float(n_samples))
-    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
-    if weights.min(initial=0.0) < 0:
-        raise ValueError(
-            "Negative values in data passed to `sample_weight`: the objective would not be "
-            "convex. Remove these rows, or give them weight 0."
-        )
+    weights = _sample_weights(sample_weight, X)
     largest = float(weights.max(initial=0.0))
     if largest == 0.0:
         raise ValueError("Sample weights must contain at least one non-zero number.")
@@ -138,17 +189,24 @@ def apply_class_weight(
     """
     if class_weight is None:
         return sample_weight
-    weights = _check_sample_weight(sample_weight, X, dtype=np.float64, copy=True)
+    weights = _sample_weights(sample_weight, X, copy=True)
     # "balanced" divides by the weight that a class has in the data; with none, any factor does.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factors = compute_class_weight(
-            class_weight, classes=classes, y=y, sample_weight=weights
-        ).astype(np.float64)
-    if isinstance(class_weight, str):
-        factors[np.bincount(labels, weights, len(classes)) == 0] = 0.0
-    else:
-        _check_factors(factors, class_weight)
-    weights *= factors[labels]
+    with np.errstate(all="ignore"):
+        with explained(_CLASS_WEIGHT):
+            factors = compute_class_weight(
+                class_weight, classes=classes, y=y, sample_weight=weights
+            ).astype(np.float64)
+        if isinstance(class_weight, str):
+            factors[np.bincount(labels, weights, len(classes)) == 0] = 0.0
+        else:
+            _check_factors(factors, class_weight)
+        weights *= factors[labels]
+    if not np.all(np.isfinite(weights)):
+        raise ValueError(
+            f"sample_weight times the factors of class_weight={class_weight!r} overflows. Divide "
+            "sample_weight by its largest entry, and drop rows whose weight is nothing beside it, "
+            "or give them weight 0."
+        )
     return weights
 
 
@@ -166,10 +224,11 @@ def class_factors(
         As `apply_class_weight`.
     """
     if isinstance(class_weight, str):
-        weights = _check_sample_weight(sample_weight, masses, dtype=np.float64)
+        weights = _sample_weights(sample_weight, masses)
         totals = np.einsum("i,ik->k", weights, masses)
         return totals.sum() / (len(classes) * np.where(totals > 0, totals, np.inf))
-    factors = compute_class_weight(class_weight, classes=classes, y=classes).astype(np.float64)
+    with explained(_CLASS_WEIGHT):
+        factors = compute_class_weight(class_weight, classes=classes, y=classes).astype(np.float64)
     _check_factors(factors, class_weight)
     return factors
 
@@ -228,6 +287,7 @@ def _first_line(error: Exception) -> str:
     return f"{str(error).splitlines()[0].rstrip('.')}."
 
 
+@explained()
 def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
     """Return the sorted classes in `y` and each row's index into them.
 
@@ -326,11 +386,13 @@ def passes_if_finite(X: Any, estimator: Any) -> bool:
     )
 
 
+@explained()
 def check_design_matrix(X: Any) -> Any:
     """Return X as a finite C-order array or CSR matrix of float64 or float32."""
     return check_array(as_csr(X), accept_sparse="csr", dtype=FLOATS, order="C", input_name="X")
 
 
+@explained()
 def validated(
     estimator: Any, X: Any, y: Any = "no_validation", *, reset: bool, dtype: Any = FLOATS
 ) -> Any:
@@ -588,7 +650,7 @@ def check_targets(
             f"y has {masses.shape[1]} columns of soft targets, but n_classes={n_classes}; "
             "give one column per class."
         )
-    base = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    base = _sample_weights(sample_weight, X)
     with np.errstate(over="ignore"):
         totals = masses.sum(axis=1)
         mass_weights = base * totals
