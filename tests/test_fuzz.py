@@ -395,14 +395,15 @@ def certify(model, case, bounds):
         slope = least_subgradient(gradient, params, l1)[:, : None if recipe.fit_intercept else -1]
         if not (model.converged_ and np.all(np.isfinite(gradient))):
             return
+        top = np.where(X.any(axis=0), np.abs(X).max(axis=0), 1.0)
+        sizes = top * np.sqrt(w @ (X / top) ** 2)  # root mean squares
         # Residuals are at most 1, and so are their errors.
-        noise = (w * np.minimum(bounds.rounding, 1.0)) @ np.abs(X)
+        noise = np.minimum(32.0 * bounds.eps * (1.0 + (np.abs(params) @ sizes).max()), 1.0) * sizes
         noise = noise + case.l2 * (32.0 * bounds.eps * np.abs(params) + bounds.least)
         most = recipe.tol + 1e-9 * recipe.tol + noise
         if model.status_.startswith("No further progress"):
             # Where the objective differs by rounding only, |g_j| <= sqrt(2 H_jj (f - min f)).
-            curvature = w @ X**2 + l2
-            most = most + np.sqrt(1e4 * bounds.eps * value * curvature)
+            most = most + np.sqrt(1e4 * bounds.eps * value) * (sizes + np.sqrt(l2))
     assert np.all(np.abs(slope) <= most[:, : slope.shape[1]]), (model.status_, slope, most)
 
 

@@ -22,6 +22,7 @@ from fastsoftmax._solvers import (
     Preconditioner,
     SeparablePenalty,
     SolverResult,
+    Status,
     Stopping,
     SumZeroPreconditioner,
     minimize_lbfgs,
@@ -197,6 +198,49 @@ def solve(
     ValueError
         If ``solver='newton-cholesky'`` would need a Hessian of more than 3.2 GB.
     """
+    result, name = _solve(objective, start, solver, tol, max_iter, on_iteration, penalty, near)
+    if (
+        result.status is Status.FLOOR
+        and (penalty is None or penalty.is_smooth)
+        and _may_fall(objective, result, tol)
+    ):
+        result = replace(result, status=Status.LINE_SEARCH)
+    return result, name
+
+
+def _may_fall(objective: SoftmaxObjective, result: SolverResult, tol: float) -> bool:
+    """Tell whether the objective still falls along a coordinate by more than rounding.
+
+    Then a solver's metric misled it. With ``p (1 - p) <= 1/4`` the curvature along a coefficient
+    is at most ``c = mean(w x²) / 4 + l2``, and a step of ``-g / c`` gains at least ``g² / 2c``.
+    """
+    design, K = objective.design, objective.n_classes
+    if result.gradient_norm <= tol or design.has_offset:
+        return False
+    eps = float(np.finfo(objective.dtype).eps)
+    zeros = np.zeros((objective.n_rows, design.n_features)), np.zeros(objective.n_rows)
+    value, gradient = objective.value_and_gradient(result.params.reshape(objective.shape))
+    D = objective.shape[1]
+    squares = design.class_diagonals(*zeros, shared=True)[0, :D] / design.weight_sum
+    squares *= K**2 / (K - 1.0)
+    sizes = np.sqrt(squares)
+    logits = float((np.abs(result.params.reshape(objective.shape)) @ sizes).max())
+    slopes = np.maximum(np.abs(gradient) - tol - 16.0 * eps * (1.0 + logits) * sizes, 0.0)
+    gains = 0.5 * slopes**2 / (squares / 4.0 + objective.l2[:D])
+    return bool(np.any(gains > 4e3 * eps * value))
+
+
+def _solve(
+    objective: SoftmaxObjective,
+    start: Vector,
+    solver: str,
+    tol: float,
+    max_iter: int,
+    on_iteration: Callable[[IterationState], bool | None] | None,
+    penalty: SeparablePenalty | None,
+    near: Neighbour | None,
+) -> tuple[SolverResult, str]:
+    """Do what `solve` promises."""
 
     def null_curvature() -> Preconditioner:
         curvature = _choose(objective, _centre(objective), with_hessian=False)
