@@ -751,3 +751,20 @@ def test_predictions_of_few_entries_look_at_no_other_columns(
             expected = sparse_storage.predict(X, coef, intercept, response)
             np.testing.assert_array_equal(found, expected)
             assert found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("storage", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_hessian_of_certain_samples_is_positive(dtype, storage):
+    """1 - p of the one certain class is the sum of the others, not rounding."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)).astype(dtype), np.arange(40) % 4
+    design = SoftmaxObjective(storage(X), y).design
+    coef, intercept = 30.0 * rng.normal(size=(4, 3)), np.zeros(4)
+    hessian = design.hessian(coef, intercept)
+    expected = reference.LinearModel(X, reference.one_hot(y, 4)).loss_hessian(
+        np.column_stack([coef, intercept])
+    )[:12, :12]
+    np.testing.assert_allclose(hessian, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+    scale = 1.0 / np.sqrt(np.diag(hessian))
+    assert np.linalg.eigvalsh(hessian * scale * scale[:, None]).min() > -1e-12

@@ -542,6 +542,85 @@ def explore(focus, n_inputs, random_seed=None):
     return counts
 
 
+NEWTON_CG_32 = {"solver": "newton-cg", "dtype": "f4"}
+#: What went wrong once.
+FOUND = {
+    "no ridge made a Hessian positive, for ever": Recipe(
+        random=710367176,
+        n_samples=15,
+        n_features=29,
+        n_classes=5,
+        values="rows of all sizes",
+        dtype="f4",
+        sample_weight="counts",
+        C=1e12,
+        l1_ratio=1.0,
+        max_iter=30,
+    ),
+    "pairs of steps were singular": Recipe(
+        random=5,
+        n_samples=5,
+        n_features=2,
+        n_classes=2,
+        values="integers",
+        dtype="f4",
+        sample_weight="counts",
+        C=1e12,
+        l1_ratio=1.0,
+        tol=1e-10,
+    ),
+    "a step along the gradient passed for a floor": Recipe(
+        random=2, n_samples=2, n_features=2, n_classes=2, scale=1e30, **NEWTON_CG_32
+    ),
+    "a step cut short passed for a floor": Recipe(
+        random=61482,
+        n_samples=13,
+        n_features=6,
+        n_classes=4,
+        values="columns of all sizes",
+        scale=1e15,
+        fit_intercept=False,
+        **NEWTON_CG_32,
+    ),
+    "a metric without scale passed for a floor": Recipe(
+        random=414,
+        n_samples=2,
+        n_features=27,
+        values="constant",
+        sample_weight="of all sizes",
+        C=1e12,
+        solver="lbfgs",
+    ),
+    "cancelling slopes passed for a floor": Recipe(
+        random=36,
+        n_samples=2,
+        n_features=36,
+        n_classes=4,
+        values="far",
+        sample_weight="of all sizes",
+        class_weight="dict",
+        C=1e12,
+        solver="newton-cg",
+    ),
+    "NumPy warned beside the error": Recipe(
+        random=2,
+        n_samples=2,
+        n_features=14,
+        n_classes=2,
+        values="rows of all sizes",
+        scale=1e160,
+        C=np.inf,
+        solver="lbfgs",
+        fit_intercept=False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found(name):
+    assert check(FOUND[name]) != "refused"
+
+
 @pytest.mark.parametrize("focus", FOCUS)
 def test_generated_inputs(focus):
     counts = explore(focus, 125)
