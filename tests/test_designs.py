@@ -757,14 +757,16 @@ def test_predictions_of_few_entries_look_at_no_other_columns(
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_hessian_of_certain_samples_is_positive(dtype, storage):
     """1 - p of the one certain class is the sum of the others, not rounding."""
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(40, 3)).astype(dtype), np.arange(40) % 4
-    design = SoftmaxObjective(storage(X), y).design
-    coef, intercept = 30.0 * rng.normal(size=(4, 3)), np.zeros(4)
-    hessian = design.hessian(coef, intercept)
-    expected = reference.LinearModel(X, reference.one_hot(y, 4)).loss_hessian(
-        np.column_stack([coef, intercept])
-    )[:12, :12]
-    np.testing.assert_allclose(hessian, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
-    scale = 1.0 / np.sqrt(np.diag(hessian))
-    assert np.linalg.eigvalsh(hessian * scale * scale[:, None]).min() > -1e-12
+    X = np.random.default_rng(0).normal(size=(40, 3)).astype(dtype)
+    intercept = np.array([0.0, -40.0, -41.0, -42.0])
+    design = SoftmaxObjective(storage(X), np.zeros(40, int), n_classes=4).design
+    found = design.hessian(np.zeros((4, 3)), intercept)
+    by_class = np.zeros((4, 4))
+    for first, second in itertools.combinations(np.eye(4), 2):  # diag(p) - p pᵀ
+        product = np.exp(intercept @ first + intercept @ second)
+        by_class += product * np.outer(first - second, first - second)
+    U = np.column_stack([X, np.ones(40)]).astype(float)
+    expected = np.kron(by_class[:3, :3], U.T @ U)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.max())
+    eigenvalues = np.linalg.eigvalsh(found)
+    assert eigenvalues[0] > -1e-12 * eigenvalues[-1]

@@ -570,7 +570,14 @@ FOUND = {
         tol=1e-10,
     ),
     "a step along the gradient passed for a floor": Recipe(
-        random=2, n_samples=2, n_features=2, n_classes=2, scale=1e30, **NEWTON_CG_32
+        random=2,
+        n_samples=2,
+        n_features=2,
+        n_classes=2,
+        values="constant",
+        scale=1e30,
+        layout="csr",
+        **NEWTON_CG_32,
     ),
     "a step cut short passed for a floor": Recipe(
         random=61482,
