@@ -404,6 +404,8 @@ def certify(model, case, bounds):
         if model.status_.startswith("No further progress"):
             # Where the objective differs by rounding only, |g_j| <= sqrt(2 H_jj (f - min f)).
             most = most + np.sqrt(1e4 * bounds.eps * value) * (sizes + np.sqrt(l2))
+            underflows = sizes**2 < np.finfo(case.dtype).tiny
+            most = np.where(underflows, np.inf, most)
     assert np.all(np.abs(slope) <= most[:, : slope.shape[1]]), (model.status_, slope, most)
 
 

@@ -339,6 +339,8 @@ class QuasiNewtonModel:
         if rank:
             # Woodbury's identity; least squares, as ridges can make it nearly singular.
             gram = self._inner - np.einsum("in,jn->ij", left, solved[1:])
+            if not np.all(np.isfinite(gram)):
+                return newton
             shares = np.linalg.lstsq(gram, np.einsum("in,n->i", left, newton))[0]
             newton = newton + np.einsum("i,in->n", shares, solved[1:])
         return newton
