@@ -364,7 +364,7 @@ OTHERS = {
         ValueError, "X contains infinity",
         X=X.astype(np.longdouble) * np.finfo(np.longdouble).max ** 0.5),
     "X frame of objects with NA": case(
-        TypeError, "NAType.*Give an array", X=FRAME.astype(object).mask(FRAME > 2, pd.NA)),
+        TypeError, "NAType.*Give an array", X=pd.DataFrame(changed(X, (3, 1), pd.NA, object))),
     "X 1e307": own(ValueError, "scale X", X=X * 1e306),
     "X sparse 1e200": own(ValueError, "scale X", X=sparse.csr_array(X * 1e200)),
     "X zeros": case(OK, X=np.zeros((60, 4))),
