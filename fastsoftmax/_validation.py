@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -95,6 +95,70 @@ def numpy_only() -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+#: What to do about what scikit-learn and NumPy state without saying so, by a part of their words.
+_REMEDIES = {
+    "contains infinity": "Clip or replace these values, or drop their rows.",
+    "y contains NaN": "Drop these rows.",
+    "could not convert string": "Encode words as numbers, for example with "
+    "sklearn.preprocessing.OneHotEncoder.",
+    "a real number, not": "Give an array, or a list of rows, of numbers.",
+    "setting an array element with a sequence": "Give rows of the same length.",
+    "Complex data not supported": "Give real numbers, for example real and imaginary parts.",
+    "while dim <= 2 is required": "Flatten each sample: X.reshape(len(X), -1).",
+    "inconsistent numbers of samples": "Give one entry of y for each row of X.",
+    "features as input": "Give the columns that the model was fitted to.",
+    "Unknown label type: continuous": "Use a regressor, or make labels of y, for example with "
+    "numpy.digitize.",
+}
+_SAMPLE_WEIGHT = "Give one finite number, not negative, for each row of X as sample_weight."
+_CLASS_WEIGHT = (
+    "Give class_weight as a dict from labels that occur in y to finite numbers that are not "
+    "negative, or as 'balanced'."
+)
+
+
+@contextlib.contextmanager
+def explained(remedy: str = "") -> Iterator[None]:
+    """Add to an error what to do about it; keep its type, and NumPy from warning besides.
+
+    Parameters
+    ----------
+    remedy : str, default=""
+        Empty takes that of `_REMEDIES`, if one fits.
+    """
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # in sums that find infinities, in casts
+            yield
+    except (TypeError, ValueError) as error:
+        text = str(error).rstrip()
+        found = remedy or next((r for part, r in _REMEDIES.items() if part in text), "")
+        if found and len(error.args) == 1:
+            error.args = (f"{text}{'' if text.endswith(('.', '!')) else '.'} {found}",)
+        raise
+
+
+def check_weight_array(
+    sample_weight: ArrayLike | None, X: Any, **options: Any
+) -> NDArray[np.float64]:
+    """Return one finite weight, not negative, for each row of X.
+
+    Raises
+    ------
+    ValueError
+        As `check_weights`.
+    """
+    with explained(_SAMPLE_WEIGHT):
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, **options)
+        if not np.all(np.isfinite(weights)):  # a scalar passes scikit-learn's check
+            raise ValueError(f"Input sample_weight is {sample_weight!r}.")
+    if weights.min(initial=0.0) < 0:
+        raise ValueError(
+            "Negative values in data passed to `sample_weight`: the objective would not be "
+            "convex. Remove these rows, or give them weight 0."
+        )
+    return weights
+
+
 def check_weights(sample_weight: ArrayLike | None, X: Any) -> Weights:
     """Return the weights of the rows of X.
 
@@ -107,23 +171,6 @@ def check_weights(sample_weight: ArrayLike | None, X: Any) -> Weights:
     if sample_weight is None:
         return Weights(np.empty(0, X.dtype), 1.0, float(X.shape[0]))
     return scaled_weights(check_weight_array(sample_weight, X), X.dtype)
-
-
-def check_weight_array(sample_weight: ArrayLike, X: Any) -> NDArray[np.float64]:
-    """Return the weights of the rows of X, which may all be 0.
-
-    Raises
-    ------
-    ValueError
-        As `check_weights`, but for no positive weight.
-    """
-    weights: NDArray[np.float64] = _check_sample_weight(sample_weight, X, dtype=np.float64)
-    if weights.min(initial=0.0) < 0:
-        raise ValueError(
-            "Negative values in data passed to `sample_weight`: the objective would not be "
-            "convex. Remove these rows, or give them weight 0."
-        )
-    return weights
 
 
 def scaled_weights(weights: NDArray[np.float64], dtype: np.dtype[Any]) -> Weights:
@@ -159,17 +206,24 @@ def apply_class_weight(
     """
     if class_weight is None:
         return sample_weight
-    weights = _check_sample_weight(sample_weight, X, dtype=np.float64, copy=True)
+    weights = check_weight_array(sample_weight, X, copy=True)
     # "balanced" divides by the weight that a class has in the data; with none, any factor does.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factors = compute_class_weight(
-            class_weight, classes=classes, y=y, sample_weight=weights
-        ).astype(np.float64)
-    if isinstance(class_weight, str):
-        factors[np.bincount(labels, weights, len(classes)) == 0] = 0.0
-    else:
-        _check_factors(factors, class_weight)
-    weights *= factors[labels]
+    with np.errstate(all="ignore"):
+        with explained(_CLASS_WEIGHT):
+            factors = compute_class_weight(
+                class_weight, classes=classes, y=y, sample_weight=weights
+            ).astype(np.float64)
+        if isinstance(class_weight, str):
+            factors[np.bincount(labels, weights, len(classes)) == 0] = 0.0
+        else:
+            _check_factors(factors, class_weight)
+        weights *= factors[labels]
+    if not np.all(np.isfinite(weights)):
+        raise ValueError(
+            f"sample_weight times the factors of class_weight={class_weight!r} overflows. Divide "
+            "sample_weight by its largest entry, and drop rows whose weight is nothing beside it, "
+            "or give them weight 0."
+        )
     return weights
 
 
@@ -187,10 +241,11 @@ def class_factors(
         As `apply_class_weight`.
     """
     if isinstance(class_weight, str):
-        weights = _check_sample_weight(sample_weight, masses, dtype=np.float64)
+        weights = check_weight_array(sample_weight, masses)
         totals = np.einsum("i,ik->k", weights, masses)
         return totals.sum() / (len(classes) * np.where(totals > 0, totals, np.inf))
-    factors = compute_class_weight(class_weight, classes=classes, y=classes).astype(np.float64)
+    with explained(_CLASS_WEIGHT):
+        factors = compute_class_weight(class_weight, classes=classes, y=classes).astype(np.float64)
     _check_factors(factors, class_weight)
     return factors
 
@@ -249,6 +304,7 @@ def _first_line(error: Exception) -> str:
     return f"{str(error).splitlines()[0].rstrip('.')}."
 
 
+@explained()
 def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
     """Return the sorted classes in `y` and each row's index into them.
 
@@ -370,6 +426,7 @@ def passes_if_finite(X: Any, estimator: Any) -> bool:
     )
 
 
+@explained()
 def check_design_matrix(X: Any) -> Any:
     """Return X as a finite C-order array or CSR matrix of float64 or float32."""
     return check_array(as_csr(X), accept_sparse="csr", dtype=FLOATS, order="C", input_name="X")
@@ -383,6 +440,7 @@ def check_plain(X: Any, dtype: np.dtype[Any]) -> Any:
     return check_array(X, **options)
 
 
+@explained()
 def validated(
     estimator: Any, X: Any, y: Any = "no_validation", *, reset: bool, dtype: Any = FLOATS
 ) -> Any:
@@ -640,7 +698,7 @@ def check_targets(
             f"y has {masses.shape[1]} columns of soft targets, but n_classes={n_classes}; "
             "give one column per class."
         )
-    base = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    base = check_weight_array(sample_weight, X)
     with np.errstate(over="ignore"):
         totals = masses.sum(axis=1)
         mass_weights = base * totals

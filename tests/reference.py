@@ -217,7 +217,7 @@ class LinearModel:
         return self.weights * (self.targets * (logsumexp(z, axis=1, keepdims=True) - z)).sum(axis=1)
 
     def value(self, params: np.ndarray) -> float:
-        penalty = 0.5 * float((self.l2 * np.square(np.asarray(params, float))).sum())
+        penalty = 0.5 * float(np.square(np.sqrt(self.l2) * np.asarray(params, float)).sum())
         return float(self.losses(params).sum() / self.masses.sum()) + penalty
 
     def gradient(self, params: np.ndarray) -> np.ndarray:

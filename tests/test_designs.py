@@ -751,3 +751,22 @@ def test_predictions_of_few_entries_look_at_no_other_columns(
             expected = sparse_storage.predict(X, coef, intercept, response)
             np.testing.assert_array_equal(found, expected)
             assert found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("storage", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_hessian_of_certain_samples_is_positive(dtype, storage):
+    """1 - p of the one certain class is the sum of the others, not rounding."""
+    X = np.random.default_rng(0).normal(size=(40, 3)).astype(dtype)
+    intercept = np.array([0.0, -40.0, -41.0, -42.0])
+    design = SoftmaxObjective(storage(X), np.zeros(40, int), n_classes=4).design
+    found = design.hessian(np.zeros((4, 3)), intercept)
+    by_class = np.zeros((4, 4))
+    for first, second in itertools.combinations(np.eye(4), 2):  # diag(p) - p pᵀ
+        product = np.exp(intercept @ first + intercept @ second)
+        by_class += product * np.outer(first - second, first - second)
+    U = np.column_stack([X, np.ones(40)]).astype(float)
+    expected = np.kron(by_class[:3, :3], U.T @ U)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.max())
+    eigenvalues = np.linalg.eigvalsh(found)
+    assert eigenvalues[0] > -1e-12 * eigenvalues[-1]

@@ -57,7 +57,10 @@ def test_a_feature_is_proved_by_tests_that_exist(row):
     assert named_tests(proof) or not ours.startswith("yes")
 
 
-@pytest.mark.parametrize("row", table(ROOT / "SECURITY.md"), ids=lambda row: row[0][:40])
+PROMISES = [row for name in ("SECURITY.md", "docs/guarantees.md") for row in table(ROOT / name)]
+
+
+@pytest.mark.parametrize("row", PROMISES, ids=lambda row: row[0][:40])
 def test_a_promise_is_proved_by_tests_that_exist(row):
     promise, proof = row
     assert promise.endswith(".")

@@ -105,8 +105,29 @@ def hessian(blocks: Iterable[Block], n_rows: int, n_features: int, density: floa
     a, b = np.tril_indices(n_free)
     sums = _sums(D, len(a), density)
     for _, X, centre, P, w in blocks:
-        sums.add(X, centre, w * P[a] * ((a == b)[:, None] - P[b]))
+        sums.add(X, centre, _pair_curvatures(P, w, a, b))
     return _assembled(sums.matrices(), n_free, D)
+
+
+def _pair_curvatures(
+    P: Float64Array, weights: Float64Array, a: NDArray[np.intp], b: NDArray[np.intp]
+) -> Float64Array:
+    """Return ``w p_a (1[a = b] - p_b)`` per pair ``a >= b`` of logit rows and row of X.
+
+    Of three or more classes, 1 - p is the sum of the others: where one is all but certain the
+    difference is rounding, beside which the other entries make the Hessian indefinite.
+    """
+    weighted = weights * P[a]
+    curvatures: Float64Array = -weighted * P[b]
+    others = 1.0 - P
+    if len(P) > 1:
+        others, top = P.sum(axis=0) - P, P.argmax(axis=0)[None]
+        rest = P.copy()
+        np.put_along_axis(rest, top, 0.0, axis=0)
+        np.put_along_axis(others, top, rest.sum(axis=0)[None], axis=0)
+    is_same = a == b
+    curvatures[is_same] = weighted[is_same] * others[a[is_same]]
+    return curvatures
 
 
 def _assembled(pairs: Float64Array, n_free: int, D: int) -> Float64Array:
@@ -174,8 +195,7 @@ def csr_hessian(blocks: Iterable[SparseBlock], n_rows: int, n_features: int) -> 
     a, b = np.tril_indices(n_free)
     sums = PairSums(D, len(a))
     for rows in blocks:
-        P = rows.probabilities
-        sums.add_csr(rows.X, rows.weights * P[a] * ((a == b)[:, None] - P[b]))
+        sums.add_csr(rows.X, _pair_curvatures(rows.probabilities, rows.weights, a, b))
     return _assembled(sums.matrices(), n_free, D)
 
 

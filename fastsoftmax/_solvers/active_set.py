@@ -144,7 +144,7 @@ class ColumnModel:
         """Return the minimum, exact at kinks and bounds, and the model's fall from x to it.
 
         By descent along columns; where that takes longer than forming the Hessian of the active
-        coordinates, as `QuasiNewtonModel` does it. Without a finite minimum it returns x, and NaN.
+        coordinates, as `QuasiNewtonModel` does it. Without a finite minimum it returns x, and inf.
 
         Raises
         ------
@@ -297,5 +297,5 @@ def _descend(
             sweep(np.flatnonzero((point != 0.0) | (penalty.l1 == 0.0)), min(left, _MOST_AT_ONCE))
     fall = float(gains[kernels.TOTAL])
     if not (np.isfinite(fall) and np.isfinite(point).all()):
-        return x, np.nan, True
+        return x, np.inf, True
     return point, max(fall, 0.0), is_done

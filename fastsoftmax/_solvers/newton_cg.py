@@ -201,7 +201,8 @@ def minimize_newton_cg(
         )
         progress.n_passes += n_trials
         if point is None:
-            return progress.result(progress.failure(gain))
+            # The gain of a truncated step tells nothing of how far the minimum is.
+            return progress.result(progress.failure(gain if progress.is_flat else step.decrement))
         x, f, g = x + point.step_size * step.direction, point.value, point.gradient
         progress.visit(x, f, max_norm(g), point.step_size)
         if preconditioner.is_old(point.step_size, progress.n_left * progress.passes_per_iteration):

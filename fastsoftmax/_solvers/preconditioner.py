@@ -145,6 +145,8 @@ class _ScaledFactor:
         self._scale = 1.0 / np.sqrt(np.where(positive, diagonal, 1.0))
         matrix *= self._scale
         matrix *= self._scale[:, None]
+        # Correlations, but for the rounding of curvatures near 0: beyond 1 no shift might ever do.
+        np.clip(matrix, -1.0, 1.0, out=matrix)
         self._factor = shifted_cholesky(matrix, 1.0, 1e-13)
 
     def solve(self, right: Vector) -> Vector:

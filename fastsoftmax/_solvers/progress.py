@@ -16,6 +16,8 @@ from fastsoftmax._solvers.vectors import Vector
 _PATIENCE = 4
 #: Decrements that tell how fast it falls.
 _WINDOW = 4
+#: How many times its gain the decrement may be before a step counts as cut short.
+_CUT = 100.0
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -190,7 +192,9 @@ class Progress:
         small = latest.norm == 0.0 or (self.is_flat and 0.0 <= decrement <= self.enough)
         if small:
             latest.decrement = max(decrement, 0.0)
-        status = self._reason_to_stop(small, gain)
+        # A step that is cut short promises little, however far the minimum.
+        is_cut = not self.is_flat and decrement > _CUT * gain
+        status = self._reason_to_stop(small, decrement if is_cut else gain)
         recedes = self.is_flat and self._recedes
         if recedes and recedes(latest.params, direction, status is not None):
             status = Status.SEPARABLE

@@ -26,6 +26,8 @@ _CLASS_GRAM_ENTRIES = 2**26
 _HESSIAN_LAG, _GRAM_LAG = 8, 16
 #: Share of its first curvature that a class keeps; see `_solve`.
 _LEAST_CURVATURE = 1e-3
+#: Rounding of a class's curvature that is a sum of others', relative to these.
+_ROUNDING = 8.0 * float(np.finfo(np.float64).eps)
 #: Share of `tol` at which it stops: which coefficients are 0 settles later than the objective, and
 #: another digit takes a few iterations.
 _TOL_SHARE = 0.1

@@ -26,6 +26,8 @@ Vector = NDArray[np.float64]
 
 #: A distance to the minimum below this share of the loss means that an ascent has got somewhere.
 _ARRIVED = 0.1
+#: Duals, entries of X and products of these are to be between this and its inverse.
+_LEAST = 1e-12
 
 
 def has_dual(objective: SoftmaxObjective, start: Vector) -> bool:
@@ -34,7 +36,18 @@ def has_dual(objective: SoftmaxObjective, start: Vector) -> bool:
         has_vocabulary(objective)
         and bool(np.ptp(objective.l2[:-1]) == 0.0)
         and not objective.unpack(start)[0].any()
+        and _fits_float32(objective)
     )
+
+
+def _fits_float32(objective: SoftmaxObjective) -> bool:
+    """Tell whether squares of entries, and duals times these, are far from the ends of float32."""
+    design = objective.design
+    assert isinstance(design, SparseDesign)
+    data = design.rows.data
+    largest = max(float(data.max(initial=0.0)), -float(data.min(initial=0.0))) or 1.0
+    dual = 1.0 / float(objective.l2[0]) / design.weight_sum
+    return all(_LEAST < x < 1.0 / _LEAST for x in (largest, dual, dual * largest * largest))
 
 
 class DualFit:

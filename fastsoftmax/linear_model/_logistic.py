@@ -683,9 +683,10 @@ class LogisticRegression(
 
 @contextlib.contextmanager
 def explained_overflow(dtype: np.dtype[Any], culprit: str = "X contains") -> Iterator[None]:
-    """Say what to do about an objective that overflows at the start."""
+    """Say what to do about an objective that overflows at the start; solvers look for it later."""
     try:
-        yield
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield
     except FloatingPointError as error:
         raise ValueError(
             f"The fit cannot start: {error}. {culprit} values too large for "
