@@ -337,6 +337,15 @@ def test_an_x_that_becomes_nan_during_the_fit(name, iteration):
     patient.is_well()
 
 
+@pytest.mark.parametrize("name", [name for name in ROUTES if "L1" in name] + ["bounds"])
+def test_a_hessian_that_overflows_is_refused_and_not_called_converged(name):
+    """At coefficients of 0 neither the objective nor its gradient overflow."""
+    route = ROUTES[name]
+    X, y = route.make()
+    with route.taken(), pytest.raises(ValueError, match=r"the Hessian overflows.*scale X"):
+        route.model().fit(X * 1e160, y)
+
+
 # --- Factors, and steps that lead nowhere ---------------------------------------------------------
 
 

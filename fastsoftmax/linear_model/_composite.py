@@ -143,6 +143,7 @@ def _metric(
     return "quasi-Newton (diagonal)", diagonals, _GRAM_LAG, 2.0
 
 
+@np.errstate(over="ignore", invalid="ignore")  # whoever takes it looks for what is not finite
 def _all_rows(full: NDArray[np.float64], n_rows: int, extended: int, D: int) -> Vector:
     """Return the Hessian of all rows, (1, n_rows D, n_rows D), from that of the free ones.
 
