@@ -109,6 +109,17 @@ def answer_with_infinite_coefficients(model):
     return model.predict_proba(X)
 
 
+def outcome(call):
+    """Return what a call returned or raised, and its warnings."""
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        try:
+            result = call()
+        except Exception as error:
+            result = error
+    return result, [warning.message for warning in record]
+
+
 class Raises:
     def __array__(self, *args, **kwargs):
         raise ZeroDivisionError("division by zero")

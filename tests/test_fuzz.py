@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import reference
+from bad_inputs import outcome
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -314,16 +314,11 @@ LARGE = {np.float64: 1e150, np.float32: 1e30}
 # --- What has to hold -----------------------------------------------------------------------------
 
 
-def outcome(call):
-    """Return what a call returned or raised, and its warnings."""
-    with warnings.catch_warnings(record=True) as record:
-        warnings.simplefilter("always")
-        try:
-            result = call()
-        except Exception as error:
-            result = error
+def watched(call):
+    """Return what a call returned or raised, and its warnings but for two that are meant."""
+    result, warned = outcome(call)
     harmless = re.compile("number of unique classes|l1_ratio parameter is only used")
-    return result, [warning for warning in record if not harmless.search(str(warning.message))]
+    return result, [warning for warning in warned if not harmless.search(str(warning))]
 
 
 def assert_helpful(error):
@@ -343,7 +338,7 @@ class Bounds:
             sizes = np.abs(numbers) @ (np.abs(coef) + least).T + np.abs(intercept)
             sizes = sizes.max(axis=1)
         self.may_overflow = bool(np.any(~(sizes < 0.01 * np.finfo(dtype).max)))
-        self.rounding = 32.0 * eps * (1.0 + sizes)
+        self.rounding = (32.0 + numbers.shape[1]) * eps * (1.0 + sizes)
         self.eps, self.least = eps, least
 
     @property
@@ -356,7 +351,7 @@ def check(recipe):
     """Return what a recipe came to: a kind of outcome, for counting."""
     case = Case(recipe)
     model = LogisticRegression(**case.params)
-    result, warned = outcome(lambda: model.fit(case.X, case.y, case.sample_weight))
+    result, warned = watched(lambda: model.fit(case.X, case.y, case.sample_weight))
     if isinstance(result, Exception):
         assert_helpful(result)
         assert not warned
@@ -364,7 +359,7 @@ def check(recipe):
         assert not hasattr(model, "coef_")
         return "refused" if case.fault else "refused as too large"
     assert not case.fault, "accepted"
-    assert [w.category for w in warned] == [ConvergenceWarning] * (not model.converged_)
+    assert [*map(type, warned)] == [ConvergenceWarning] * (not model.converged_)
     np.testing.assert_array_equal(model.classes_, case.classes)
     assert np.all(np.isfinite(model.coef_))
     assert np.all(np.isfinite(model.intercept_))
@@ -398,7 +393,8 @@ def certify(model, case, bounds):
         top = np.where(X.any(axis=0), np.abs(X).max(axis=0), 1.0)
         sizes = top * np.sqrt(w @ (X / top) ** 2)  # root mean squares
         # Residuals are at most 1, and so are their errors.
-        noise = np.minimum(32.0 * bounds.eps * (1.0 + (np.abs(params) @ sizes).max()), 1.0) * sizes
+        logits = 1.0 + (np.abs(params) @ sizes).max()
+        noise = np.minimum((32.0 + X.shape[1]) * bounds.eps * logits, 1.0) * sizes
         noise = noise + case.l2 * (32.0 * bounds.eps * np.abs(params) + bounds.least)
         most = recipe.tol + 1e-9 * recipe.tol + noise
         if model.status_.startswith("No further progress"):
@@ -430,7 +426,7 @@ def check_predictions(model, case):
     answers = {}
     for response in ("decision_function", "predict_proba", "predict_log_proba", "predict"):
         call = getattr(model, response)
-        answer, warned = outcome(lambda call=call: call(case.rows))
+        answer, warned = watched(lambda call=call: call(case.rows))
         assert not warned
         if isinstance(answer, Exception):
             assert_helpful(answer)
@@ -455,7 +451,7 @@ def check_predictions(model, case):
     best = np.take_along_axis(logits, chosen[:, None], axis=1)
     assert np.all(best >= logits.max(axis=1, keepdims=True) - 2.0 * room)
     labels = np.asarray(case.y)[: len(chosen)]
-    score, _ = outcome(lambda: model.score(case.rows, labels))
+    score, _ = watched(lambda: model.score(case.rows, labels))
     assert score == pytest.approx(np.mean(answers["predict"] == labels))
 
 
@@ -519,9 +515,18 @@ FOCUS = {
         "l1_ratio": st.sampled_from([0.0, 0.3, 1.0]),
         "C": st.sampled_from([1e-12, 1e-2, 1.0, 1e2, 1e12, np.inf]),
         "tol": st.sampled_from([0.0, 1e-10, 1e-8, 1e-4, 1e-1]),
-        "max_iter": st.sampled_from([0, 1, 20, 1000]),
+        "max_iter": st.sampled_from([0, 1, 20, 1000, 1000, 1000]),
         "sample_weight": st.sampled_from(["none", "zeros", "counts"]),
     },
+}
+
+FOCUS["many columns"] = ORDINARY | {
+    "n_features": st.integers(2501, 2600),
+    "layout": st.sampled_from([*SPARSE]),
+    "scale": st.sampled_from([1.0, 1.0, 1e-20, 1e15, 1e90]),
+    "sample_weight": st.sampled_from(["none", "zeros", "tiny", "huge"]),
+    "C": st.sampled_from([1e-3, 1.0, 1e3, 1e6]),
+    "solver": st.sampled_from(["auto", "auto", "lbfgs", "newton-cg"]),
 }
 
 
@@ -611,6 +616,19 @@ FOUND = {
         C=1e12,
         solver="newton-cg",
     ),
+    "duals of all zeros passed for an optimum, beyond the range of float32": Recipe(
+        random=1871,
+        n_samples=2,
+        n_features=2542,
+        n_classes=2,
+        values="integers",
+        scale=1e15,
+        dtype="f4",
+        layout="csr",
+        sample_weight="tiny",
+        C=1e3,
+        fit_intercept=False,
+    ),
     "NumPy warned beside the error": Recipe(
         random=2,
         n_samples=2,
@@ -632,9 +650,9 @@ def test_what_was_found(name):
 
 @pytest.mark.parametrize("focus", FOCUS)
 def test_generated_inputs(focus):
-    counts = explore(focus, 125)
-    assert counts.total() >= 125
-    assert counts["converged"] > 30
+    counts = explore(focus, 100)
+    assert counts.total() >= 100
+    assert counts["converged"] > 20
 
 
 @pytest.mark.fuzz
@@ -642,7 +660,7 @@ def test_generated_inputs(focus):
 @pytest.mark.parametrize("focus", FOCUS)
 def test_many_generated_inputs(focus, random_seed, capsys):
     """20480 inputs in all; the counts are printed."""
-    counts = explore(focus, 640, random_seed)
+    counts = explore(focus, 512, random_seed)
     with capsys.disabled():
         sys.stdout.write(f"\n{focus}, seed {random_seed}: {counts.total()} inputs, {dict(counts)}")
-    assert counts.total() >= 640
+    assert counts.total() >= 512

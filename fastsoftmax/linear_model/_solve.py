@@ -86,6 +86,9 @@ _LEAST_PROBABILITY, _LEAST_SHARE = 0.5, 0.01
 #: What an iteration takes besides its pass, in operations of a pass: 0.2 ms.
 _ITERATION_WORK = 2e7
 
+#: Sums of squares beyond which those of float32 may have been cut off.
+_MOST_SQUARE32 = 1e30
+
 #: A class that has become certain everywhere keeps this share of its first curvature: without
 #: it the first steps on raw mnist are so long that nothing else happens in 300 passes.
 _LEAST_CURVATURE = 1e-3
@@ -220,6 +223,8 @@ def _may_fall(
     zeros = np.zeros((objective.n_rows, design.n_features)), np.zeros(objective.n_rows)
     value, gradient = objective.value_and_gradient(result.params.ravel())
     squares = design.class_diagonals(*zeros, shared=True)[0, : objective.shape[1]]
+    if objective.dtype == np.float32 and not squares.max() < _MOST_SQUARE32:
+        return False
     squares = np.tile(squares / design.weight_sum * K**2 / (K - 1.0), objective.n_rows)
     l2 = np.tile(objective.l2[: objective.shape[1]], objective.n_rows)
     params, sizes = result.params.ravel(), np.sqrt(squares)
