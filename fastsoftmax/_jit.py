@@ -1,4 +1,4 @@
-"""The one place that calls ``numba.njit``: compiler flags with their reasons, and the cache.
+"""The one place that calls ``numba.njit``: compiler flags with their reasons.
 
 Decorators for the kernels (``ARCHITECTURE.md`` has the picture):
 
@@ -15,31 +15,19 @@ raised (statuses are written into arrays), and nothing reads a mutable global.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
-import importlib.resources
-import os
-import pickle
-import platform
-import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
-import llvmlite
 import numba
 import numpy as np
 from numba import _dynfunc, types
-from numba.core import config
-from numba.core.caching import _Cache
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler, CompileResult
+from numba.core.compiler import Compiler
 from numba.core.compiler_machinery import LoweringPass, register_pass
-from numba.core.serialize import dumps
 from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic, overload
+
+from fastsoftmax._cache import KernelCache
 
 #: An array in compiled code: one float or int dtype, C order. The type checker need not look.
 Array = Any
@@ -226,140 +214,9 @@ def kernel_view(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return view
 
 
-# --- The cache ---------------------------------------------------------------------------------
-#
-# Numba's own on-disk cache can serve stale or foreign machine code (an edited callee in another
-# file, an upgrade killed between two writes, two processes at once) and can make an import fail
-# where nothing is writable. This one cannot: an entry is a single file, named by a hash of all
-# that determines its content, guarded by a checksum and put in place atomically; every error is
-# a miss; the disk is not touched before the first compilation.
-
-_CHECKSUM_BYTES = 32
-_MOST_ENTRIES = 512
-
-
-def cache_directory() -> Path | None:
-    """Return the folder for compiled kernels, or None where no trustworthy one can be had.
-
-    ``$FASTSOFTMAX_CACHE_DIR``, else the user's cache folder. Entries are pickles, so the folder
-    must belong to this user (or root) and be writable by nobody else; it is created private.
-    """
-    named = os.environ.get("FASTSOFTMAX_CACHE_DIR")
-    try:
-        folder = Path(named) if named else _user_cache_home() / "fastsoftmax"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if hasattr(os, "getuid"):
-            status = folder.stat()
-            if status.st_uid not in (os.getuid(), 0) or status.st_mode & 0o022:
-                return None
-    except (OSError, RuntimeError):  # RuntimeError: no home directory
-        return None
-    return folder
-
-
-def _user_cache_home() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-
-
-@functools.cache
-def _build_stamp() -> bytes:
-    """Return a hash of everything but function and signature that machine code depends on.
-
-    The sources of all kernels are in it, so that an edited callee changes its callers' keys.
-    """
-    stamp = hashlib.sha256()
-    package = importlib.resources.files("fastsoftmax")
-    sources = [package / "_jit.py", *(package / "_kernels").iterdir()]
-    for source in sorted((s for s in sources if s.is_file()), key=lambda s: s.name):
-        stamp.update(source.name.encode() + source.read_bytes())
-    versions = (numba.__version__, llvmlite.__version__, np.__version__)
-    stamp.update(repr((versions, sys.version, platform.machine())).encode())
-    settings = {name: getattr(config, name) for name in dir(config) if name.isupper()}
-    relevant = {name: value for name, value in settings.items() if _changes_code(name)}
-    stamp.update(repr(sorted(relevant.items())).encode())
-    return stamp.digest()
-
-
-def _changes_code(setting: str) -> bool:
-    """Tell whether a name of `numba.config` may change the machine code."""
-    words = ("OPT", "VECTORIZE", "BOUNDSCHECK", "AVX", "SVML", "DEBUGINFO", "CPU", "LLVM_PASS")
-    return any(word in setting for word in words)
-
-
-class _HardenedCache(_Cache):
-    """Numba's cache interface over one checked file per (build, function, options, signature)."""
-
-    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
-        self._function = function
-        self._options = repr(sorted((name, repr(value)) for name, value in options.items()))
-
-    @property
-    def cache_path(self) -> str | None:
-        folder = cache_directory()
-        return None if folder is None else str(folder)
-
-    def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
-        try:
-            target_context.refresh()
-            content = self._entry(sig, target_context.codegen()).read_bytes()
-            checksum, payload = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
-            if hashlib.sha256(payload).digest() != checksum:
-                return None
-            return CompileResult._rebuild(target_context, *pickle.loads(payload))
-        except Exception:  # whatever is wrong with an entry, compiling anew is right
-            return None
-
-    def save_overload(self, sig: Any, data: CompileResult) -> None:
-        if data.library.has_dynamic_globals or any(not x.can_cache for x in data.lifted):
-            return
-        temporary = None
-        try:
-            entry = self._entry(sig, data.codegen)
-            payload = dumps(data._reduce())
-            _prune(entry.parent)
-            with tempfile.NamedTemporaryFile(dir=entry.parent, delete=False) as file:
-                temporary = file.name
-                file.write(hashlib.sha256(payload).digest() + payload)
-            os.replace(temporary, entry)
-        except Exception:  # a full disk or a read-only folder must not break a fit
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-
-    def _entry(self, sig: Any, codegen: Any) -> Path:
-        folder = cache_directory()
-        if folder is None:
-            raise OSError("no private cache folder")
-        key = hashlib.sha256(_build_stamp())
-        key.update(self._function.__code__.co_code)
-        parts = (self._function.__module__, self._function.__qualname__, self._options)
-        key.update(repr((parts, str(sig), codegen.magic_tuple())).encode())
-        return folder / f"{self._function.__name__}-{key.hexdigest()[:40]}.kernel"
-
-    def enable(self) -> None:
-        """Do nothing: the cache is always on."""
-
-    def disable(self) -> None:
-        """Do nothing: set ``FASTSOFTMAX_CACHE_DIR`` to an empty folder instead."""
-
-    def flush(self) -> None:
-        """Do nothing: entries of other builds are never read, and are pruned in time."""
-
-
-def _prune(folder: Path) -> None:
-    """Delete the oldest entries beyond `_MOST_ENTRIES`, left behind by other builds."""
-    entries = sorted(folder.glob("*.kernel"), key=lambda entry: entry.stat().st_mtime)
-    for entry in entries[:-_MOST_ENTRIES]:
-        entry.unlink(missing_ok=True)
-
-
 def _cached(dispatcher: Any) -> Any:
     if hasattr(dispatcher, "_cache"):  # a plain function under NUMBA_DISABLE_JIT
-        dispatcher._cache = _HardenedCache(dispatcher.py_func, dispatcher.targetoptions)
+        dispatcher._cache = KernelCache(dispatcher.py_func, dispatcher.targetoptions)
     return dispatcher
 
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import sys
 
-from fastsoftmax._jit import cache_directory
+from fastsoftmax._cache import trusted_folder
 from fastsoftmax._threads import available_threads, limits, plan
 
 _WORDS = {"numba": "Numba's threads", "pool": "threads of our own", "serial": "one thread"}
@@ -32,5 +32,12 @@ def describe() -> dict[str, str]:
     facts["large sweeps"] = f"{_WORDS[chosen.name]} ({chosen.reason})"
     least = min(limits())
     facts["threads"] = f"{available_threads()} ({least.reason})"
-    facts["kernel cache"] = str(cache_directory() or "none: kernels compile in every process")
+    facts["kernel cache"] = _place_of_kernels()
     return facts
+
+
+def _place_of_kernels() -> str:
+    try:
+        return str(trusted_folder())
+    except (OSError, RuntimeError) as error:
+        return f"none, kernels compile in every process: {error}"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsoftmax._designs import Design, make_design
+from fastsoftmax._persistence import loaded_exactly, stamped
 from fastsoftmax._validation import check_design_matrix, check_targets
 
 Params = TypeVar("Params", bound=NDArray[Any])
@@ -287,6 +288,12 @@ class SoftmaxObjective:
         if self.fit_intercept:
             return packed[:, :-1], packed[:, -1]
         return packed, np.zeros(self.n_rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return stamped(vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(loaded_exactly(type(self).__name__, state))
 
     def _pack(self, gradient: NDArray[np.float64], like: Params) -> Params:
         """Return a gradient in the shape and dtype of `like`."""

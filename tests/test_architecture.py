@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import sys
 from pathlib import Path
 
@@ -15,7 +16,10 @@ PACKAGE = Path(fastsoftmax.__file__).parent
 #: What the modules of a part may import from the package besides their own part. A part is a
 #: module or folder directly below `fastsoftmax`. An arrow back would show here first.
 INSIDE = {
-    "_jit": set(),
+    "_cache": set(),
+    "_jit": {"_cache"},
+    "_version": set(),
+    "_persistence": {"_version"},
     "_pool": set(),
     "_threads": {"_jit", "_pool"},
     "_validation": set(),
@@ -23,23 +27,27 @@ INSIDE = {
     "_linalg": {"_jit", "_kernels", "_threads"},
     "functional": {"_jit", "_kernels", "_threads"},
     "_designs": {"_jit", "_kernels", "_linalg", "_threads", "_validation", "functional"},
-    "objective": {"_designs", "_validation"},
+    "objective": {"_designs", "_persistence", "_validation"},
     "_solvers": {"_jit", "_kernels", "_linalg", "_threads"},  # kernels over vectors, of no data
     "_files": set(),
     "batches": {"_files"},
     "linear_model": {
-        *("_designs", "_kernels", "_solvers", "_threads", "_validation", "batches", "objective")
+        *("_designs", "_kernels", "_persistence", "_solvers", "_threads", "_validation"),
+        *("batches", "objective"),
     },
     "dask": {"_designs", "_validation", "linear_model"},
-    "_versions": {"_jit", "_threads"},
+    "_versions": {"_cache", "_threads"},
     "_warmup": {"linear_model", "objective"},
     "__main__": {"_versions", "_warmup"},
-    "__init__": {"_versions", "_warmup", "functional", "linear_model", "objective"},
+    "__init__": {"_version", "_versions", "_warmup", "functional", "linear_model", "objective"},
 }
 
 #: What they may import from elsewhere, besides the standard library.
 OUTSIDE = {
-    "_jit": {"llvmlite", "numba", "numpy"},
+    "_cache": {"llvmlite", "numba", "numpy"},
+    "_jit": {"numba", "numpy"},
+    "_version": set(),
+    "_persistence": {"sklearn"},
     "_pool": set(),
     "_threads": {"joblib", "numba"},
     "_validation": {"numpy", "scipy", "sklearn"},
@@ -207,7 +215,7 @@ def test_all_of_a_module_exists_and_is_sorted(source):
             names = ast.literal_eval(node.value)
             assert names == sorted(names)
             module = ".".join(("fastsoftmax", *source.relative_to(PACKAGE).with_suffix("").parts))
-            imported = sys.modules[module.removesuffix(".__init__")]
+            imported = importlib.import_module(module.removesuffix(".__init__"))
             assert all(hasattr(imported, name) for name in names)
 
 

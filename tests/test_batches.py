@@ -30,7 +30,7 @@ DIGITS = load_digits(return_X_y=True)
 def text(n=400, d=300, seed=0):
     """Return sparse counts and the class whose own words occur most often, of 4."""
     rng = np.random.default_rng(seed)
-    X = sparse.random_array((n, d), density=0.03, rng=rng, format="csr")
+    X = sparse.random_array((n, d), density=0.03, random_state=rng, format="csr")
     return X, np.asarray(X @ np.eye(4)[np.arange(d) % 4]).argmax(axis=1)
 
 
@@ -171,6 +171,23 @@ def test_views_of_a_map(tmp_path, view):
     mapped = np.load(write(tmp_path, X), mmap_mode="r")[view]
     found = [batch[0] for batch in ArrayBatches(mapped, y[: len(mapped)], batch_rows=17).batches()]
     np.testing.assert_array_equal(np.concatenate(found), X[view])
+
+
+class Chunked:
+    """What HDF5 and Zarr arrays offer: shape, dtype and slices, no more."""
+
+    def __init__(self, array):
+        self._array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice)
+        return self._array[rows]
+
+
+def test_arrays_that_can_only_be_sliced():
+    X, y = DIGITS
+    source = ArrayBatches(Chunked(X), Chunked(y), Chunked(np.ones(len(y))), batch_rows=700)
+    assert relative_distance(pack(tight().fit(source)), pack(tight().fit(X, y))) < PROMISE
 
 
 def test_what_a_writable_map_holds_counts(tmp_path):

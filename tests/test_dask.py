@@ -4,6 +4,8 @@ import gc
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 
 import dask
@@ -12,7 +14,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from child import run_python
+from child import ROOT, run_python
 from dask import distributed
 from scipy import sparse
 from sklearn.base import clone
@@ -222,7 +224,7 @@ def test_partitions_of_unknown_length(synchronous):
 
 @pytest.fixture(scope="module")
 def client():
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
         distributed.LocalCluster(processes=True, silence_logs=50, **options) as cluster,
         distributed.Client(cluster) as client,
@@ -286,6 +288,37 @@ def test_a_worker_that_joins_late(client, rows, monkeypatch):
     model = LogisticRegression(**TIGHT, verbose=1).fit(rows, DIGITS[1])
     assert joined
     assert_alike(model, Local(**TIGHT).fit(*DIGITS))
+
+
+def test_a_cluster_of_threads():
+    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": ":0"}
+    with distributed.Client(processes=False, **options) as client:
+        rows = da.from_array(DIGITS[0], chunks=(180, 64))
+        assert_alike(LogisticRegression(**TIGHT).fit(rows, DIGITS[1]), Local(**TIGHT).fit(*DIGITS))
+        assert_idle(client)
+
+
+def test_workers_started_from_a_shell_over_tcp(tmp_path):
+    file = str(tmp_path / "scheduler.json")
+    dask_command = [sys.executable, "-m", "dask"]
+    scheduler = [*dask_command, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    worker = [*dask_command, "worker", "--nthreads", "1", "--no-dashboard"]
+    started = []
+    try:
+        for command in (scheduler, worker, worker):
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            place = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+            command = [*command, "--scheduler-file", file]
+            started.append(subprocess.Popen(command, **place, **quiet))
+        with distributed.Client(scheduler_file=file, timeout=60) as client:
+            client.wait_for_workers(2, timeout=60)
+            rows = da.from_array(DIGITS[0], chunks=(180, 64))
+            model = LogisticRegression(**TIGHT).fit(rows, DIGITS[1])
+            assert_alike(model, Local(**TIGHT).fit(*DIGITS))
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait(30)
 
 
 def test_an_interrupted_fit_leaves_nothing_behind(client, rows, monkeypatch):

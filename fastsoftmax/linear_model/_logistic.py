@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,7 @@ from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from fastsoftmax._designs import Response, predict
+from fastsoftmax._persistence import loaded_estimator, stamped
 from fastsoftmax._solvers import SolverResult, Status
 from fastsoftmax._threads import resolve_n_jobs, thread_limit
 from fastsoftmax._validation import (
@@ -224,6 +225,9 @@ class LogisticRegression(
         "positive": ["boolean"],
         "bounds": [tuple, list, None],
     }
+
+    #: What a fitted estimator needs; see `loaded_estimator`.
+    _FITTED: ClassVar[tuple[str, ...]] = ("classes_", "coef_", "intercept_", "n_features_in_")
 
     def __init__(
         self,
@@ -662,6 +666,12 @@ class LogisticRegression(
             that is tiny it keeps fewer digits.
         """
         return to_sklearn(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return stamped(super().__getstate__())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(loaded_estimator(self, state, self._FITTED))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -198,6 +198,8 @@ class LogisticRegressionCV(LogisticRegression):
         "use_legacy_attributes": ["boolean", Hidden(StrOptions({"warn"}))],
     }
 
+    _FITTED = (*LogisticRegression._FITTED, "C_", "l1_ratio_")
+
     def __init__(
         self,
         *,
