@@ -7,16 +7,15 @@ at work, and the next, which a thread reads meanwhile.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastsoftmax._files import read_blocks
 
 #: ``(X, y)`` or ``(X, y, sample_weight)``.
 Batch = tuple[Any, ...]
@@ -86,8 +85,8 @@ class GeneratorBatches:
 class ArrayBatches:
     """Batches of whatever can be sliced by rows: memory maps, HDF5 and Zarr arrays.
 
-    Rows of a memory map are read from its file, past the mapping, and the system is told to forget
-    them at once: they would take the place of what others have in its cache.
+    Rows of a memory map are read from its file, past the mapping and, where possible, the system's
+    cache, in which they would take the place of what others have there.
 
     Parameters
     ----------
@@ -135,48 +134,41 @@ class ArrayBatches:
 
     def batches(self) -> Iterator[Batch]:
         """Return an iterator over batches of consecutive rows."""
-        with _opened(self._X) as read:
-            for first in range(0, self._X.shape[0], self._batch_rows):
-                rows = slice(first, first + self._batch_rows)
-                batch: Batch = (read(rows), np.asarray(self._y[rows]))
-                yield batch if self._weight is None else (*batch, np.asarray(self._weight[rows]))
+        starts = range(0, self._X.shape[0], self._batch_rows)
+        slices = [slice(start, start + self._batch_rows) for start in starts]
+        rows_of = _from_file if _is_in_file(self._X) else _from_array
+        for rows, X in zip(slices, rows_of(self._X, slices), strict=True):
+            batch: Batch = (X, np.asarray(self._y[rows]))
+            yield batch if self._weight is None else (*batch, np.asarray(self._weight[rows]))
+            del X, batch  # their memory is for a later one
 
 
-@contextlib.contextmanager
-def _opened(X: Any) -> Iterator[Callable[[slice], NDArray[Any]]]:
-    """Yield what reads rows: those of a memory map from its file."""
-    mapping: Any = getattr(X, "_mmap", None)
-    is_map = isinstance(X, np.memmap) and mapping is not None and X.filename is not None
-    if not is_map or not X.flags.c_contiguous or X.mode not in ("r", "c") or X.dtype.hasobject:
-        # What a writable map holds may not be in the file yet.
-        yield lambda rows: np.asarray(X[rows])
-        return
-    start = np.frombuffer(mapping, np.uint8, count=1).ctypes.data
+def _from_array(X: Any, slices: list[slice]) -> Iterator[NDArray[Any]]:
+    return (np.asarray(X[rows]) for rows in slices)
+
+
+def _is_in_file(X: Any) -> bool:
+    """Tell whether X is a memory map of plain rows; what a writable one holds may not be there."""
+    is_map = isinstance(X, np.memmap) and _mapping(X) is not None and X.filename is not None
+    return bool(is_map and X.flags.c_contiguous and X.mode in ("r", "c") and not X.dtype.hasobject)
+
+
+def _from_file(X: Any, slices: list[slice]) -> Iterator[NDArray[Any]]:
+    """Yield rows from the file of a memory map."""
+    start = np.frombuffer(_mapping(X), np.uint8, count=1).ctypes.data
     origin = X.ctypes.data - start + X.offset - X.offset % mmap.ALLOCATIONGRANULARITY
-    with open(X.filename, "rb", buffering=0) as file:
-        yield partial(_read, file, X, origin)
+    bounds = []
+    for rows in slices:
+        first, last, _ = rows.indices(len(X))
+        bounds.append((origin + first * X.strides[0], origin + last * X.strides[0]))
+    for block in read_blocks(X.filename, bounds):
+        rows = block.view(X.dtype).reshape(-1, X.shape[1])
+        yield rows if rows.flags.aligned else rows.copy()
+        del block, rows
 
 
-def _read(file: Any, X: Any, origin: int, rows: slice) -> NDArray[Any]:
-    """Return rows from the file of a memory map, whose first row is at `origin`."""
-    first, last, _ = rows.indices(len(X))
-    out: Any = np.empty((last - first, X.shape[1]), X.dtype)
-    buffer, position = memoryview(out).cast("B"), origin + first * X.strides[0]
-    n_bytes = len(buffer)
-    while buffer:
-        file.seek(position)
-        n_read = file.readinto(buffer)
-        if n_read == 0:
-            raise OSError(f"{X.filename} ends before row {last}: it has become shorter.")
-        buffer, position = buffer[n_read:], position + n_read
-    _forget(file.fileno(), position - n_bytes, n_bytes)
-    return out
-
-
-def _forget(descriptor: int, position: int, n_bytes: int) -> None:
-    """Tell the system that bytes of a file will not be read again soon, where it can be told."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, position, n_bytes, os.POSIX_FADV_DONTNEED)
+def _mapping(X: np.memmap[Any, Any]) -> Any:
+    return getattr(X, "_mmap", None)
 
 
 class ParquetBatches:

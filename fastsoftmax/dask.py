@@ -1,9 +1,9 @@
 """The same model over a Dask cluster: rows stay where they are, sums over them travel.
 
-Each partition becomes a design (X, targets and weights as kernels take them) in the memory of its
-worker, once. A pass of the solver, which runs in the client, is one graph: an operation on every
-design, then a tree of sums. What travels for it is the parameters to the workers and one gradient
-per partition, or none where the worker adds up its own.
+Each partition becomes a design (X, targets and weights as kernels take them) in the memory of a
+worker, once. A pass of the solver, which runs in the client, is one graph: a task for each thread
+of a worker, which adds up an operation over its designs, then a tree of sums. What travels for it
+is the parameters to the workers, and one gradient from each of their threads.
 
 The module imports without Dask, so that a fitted estimator can be unpickled where there is none.
 """
@@ -31,7 +31,7 @@ from fastsoftmax.linear_model._parts import Format, problem_of_parts, survey_par
 
 __all__ = ["LogisticRegression"]
 
-#: Sums that are added in one task: their arrays have to be in one worker's memory at a time.
+#: Sums that are added in one task, or in the client: see docs/scale.md.
 _FAN_IN = 8
 
 
@@ -216,7 +216,9 @@ class _Partitions:
 
     def __init__(self, parts: list[Any]) -> None:
         self._parts = _persist(parts)
+        self._n_entries: list[int] = []
         self._designs: list[Any] = []
+        self._groups: list[list[Any]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -255,26 +257,103 @@ class _Partitions:
         elif hasattr(estimator, "feature_names_in_"):
             del estimator.feature_names_in_
         self._parts = [self._parts[number] for number in kept]
+        self._n_entries = [found[number].survey.n_entries for number in kept]
         return reduce(Survey.__add__, (found[number].survey for number in kept))
 
     def designs(self, shape: Format) -> _Partitions:
-        """Turn all partitions into designs, where they are."""
-        self._designs = _persist([_later(shape.design, part) for part in self._parts])
+        """Turn all partitions into designs: where they are, or where fewer rows are."""
+        designs = []
+        for part, worker in zip(self._parts, self._workers(), strict=True):
+            place = {"workers": [worker], "allow_other_workers": True} if worker else {}
+            with _annotated(**place):
+                designs.append(_later(shape.design, part))
+        self._designs = _persist(designs)
         _release(self._parts)  # a design has X, where it is plain, without a copy
         self._parts = []
+        self._groups = _groups(self._designs)
         return self
+
+    def _workers(self) -> list[str | None]:
+        """Return where each partition is to be, None for where it is.
+
+        The scheduler gives partitions to whoever is free first, and a pass takes as long as the
+        worker with the most rows: with 6 and 4 partitions a fifth longer than with 5 and 5.
+        """
+        holders, threads = _holders(self._parts)
+        return _moves(self._n_entries, holders, threads)
 
     def total(self, operation: Callable[[Design], Any]) -> Any:
         """Return the sum over partitions, each times its `weight_scale`."""
-        once = _later(_itself, operation)  # one node: each worker is sent it once
-        sums = [_later(_part_sums, design, once) for design in self._designs]
-        while len(sums) > 1:
+        sums = [_later(_sums, group, operation) for group in self._groups]
+        while len(sums) > _FAN_IN:
             groups = [sums[first : first + _FAN_IN] for first in range(0, len(sums), _FAN_IN)]
             sums = [_later(_added, group) for group in groups]
-        (total,) = _compute(sums)
+        total = _added(_compute(sums))
         if total is None:
             raise ValueError("Sample weights must contain at least one non-zero number.")
         return total
+
+
+def _moves(sizes: list[int], holders: list[str], threads: dict[str, int]) -> list[str | None]:
+    """Return the workers to which partitions should go, None where they should stay.
+
+    Moves one from the worker with the most entries for each thread to the one with the least, as
+    long as both then have less than the first one had.
+
+    Parameters
+    ----------
+    sizes : list of int
+        Entries of each partition.
+    holders : list of str
+        The worker that has it.
+    threads : dict
+        Threads of each worker.
+    """
+    places: list[str | None] = [None] * len(sizes)
+    loads = dict.fromkeys(threads, 0.0)
+    for holder, size in zip(holders, sizes, strict=True):
+        loads[holder] += size / threads[holder]
+    while len(loads) > 1:
+        most, least = max(loads, key=loads.__getitem__), min(loads, key=loads.__getitem__)
+        there = [n for n, place in enumerate(places) if (place or holders[n]) == most]
+        fits = [n for n in there if loads[least] + sizes[n] / threads[least] < loads[most]]
+        if not fits:
+            break
+        moved = max(fits, key=sizes.__getitem__)
+        places[moved] = least
+        loads[most] -= sizes[moved] / threads[most]
+        loads[least] += sizes[moved] / threads[least]
+    return places
+
+
+def _holders(persisted: list[Any]) -> tuple[list[str], dict[str, int]]:
+    """Return the worker that has each result, and the threads of workers.
+
+    Without a cluster, this process is the only one, of name "", and has a thread for each.
+    """
+    distributed: Any = sys.modules.get("distributed")
+    futures = distributed.futures_of(persisted) if distributed is not None else []
+    if len(futures) != len(persisted):
+        return [""] * len(persisted), {"": len(persisted)}
+    distributed.wait(futures)
+    client = futures[0].client
+    found, threads = client.who_has(futures), dict(client.nthreads())
+    holders = [next(iter(found[future.key]), "") for future in futures]
+    return holders, threads | {holder: 1 for holder in holders if holder not in threads}
+
+
+def _groups(designs: list[Any]) -> list[list[Any]]:
+    """Return lists of designs in one place, as many for a worker as it has threads.
+
+    One task for each list spares the scheduler what one for each design costs, several ms.
+    """
+    holders, threads = _holders(designs)
+    groups: dict[tuple[str, int], list[Any]] = {}
+    seen = dict.fromkeys(threads, 0)
+    for design, holder in zip(designs, holders, strict=True):
+        groups.setdefault((holder, seen[holder] % threads[holder]), []).append(design)
+        seen[holder] += 1
+    return list(groups.values())
 
 
 def _surveyed(part: Any, blank: Any, number: int) -> _Surveyed | None:
@@ -291,9 +370,13 @@ def _names(one: _Surveyed) -> str:
     return "without names" if one.names is None else f"called {list(one.names)}"
 
 
-def _part_sums(design: Design | None, operation: Callable[[Design], Any]) -> Any:
+def _sums(designs: list[Design | None], operation: Callable[[Design], Any]) -> Any:
     """Return an operation's sums times the unit of the weights, or None without weight."""
-    return None if design is None else plus(None, operation(design), design.weight_scale)
+    total: Any = None
+    for design in designs:
+        if design is not None:
+            total = plus(total, operation(design), design.weight_scale)
+    return total
 
 
 def _added(sums: list[Any]) -> Any:
@@ -303,10 +386,6 @@ def _added(sums: list[Any]) -> Any:
         if one is not None:
             total = plus(total, one, 1.0)
     return total
-
-
-def _itself(operation: Any) -> Any:
-    return operation
 
 
 def _hits(part: Any, model: linear_model.LogisticRegression) -> tuple[float, float]:
@@ -349,6 +428,13 @@ def _persist(tasks: list[Any]) -> list[Any]:
     import dask
 
     return list(dask.persist(*tasks))
+
+
+def _annotated(**annotations: Any) -> Any:
+    """Return a context in which tasks get annotations."""
+    import dask
+
+    return dask.annotate(**annotations)
 
 
 def _release(persisted: list[Any]) -> None:

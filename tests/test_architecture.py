@@ -29,7 +29,8 @@ INSIDE = {
     "_designs": {"_jit", "_kernels", "_linalg", "_threads", "_validation", "functional"},
     "objective": {"_designs", "_persistence", "_validation"},
     "_solvers": {"_jit", "_kernels", "_linalg", "_threads"},  # kernels over vectors, of no data
-    "batches": set(),
+    "_files": set(),
+    "batches": {"_files"},
     "linear_model": {
         *("_designs", "_kernels", "_persistence", "_solvers", "_threads", "_validation"),
         *("batches", "objective"),
@@ -54,6 +55,7 @@ OUTSIDE = {
     "_linalg": {"numpy", "scipy"},
     "functional": {"numpy", "scipy"},
     "_designs": {"numpy", "scipy"},
+    "_files": {"numpy"},
     "batches": {"numpy", "pyarrow"},
     "objective": {"numpy"},
     "_solvers": {"numpy"},

@@ -21,6 +21,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from tight import pack, relative_distance, sample_weights
 
+import fastsoftmax.dask
 from fastsoftmax import LogisticRegression as Local
 from fastsoftmax.dask import LogisticRegression
 from fastsoftmax.linear_model import _logistic
@@ -217,6 +218,36 @@ def test_partitions_of_unknown_length(synchronous):
     assert_alike(LogisticRegression(**TIGHT).fit(rows, y), Local(**TIGHT).fit(X, y))
     with pytest.raises(ValueError, match="same partitions"):
         LogisticRegression().fit(rows, da.from_array(y, chunks=20))
+
+
+# --- Where partitions are -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "holders", "most"),
+    [
+        ([1] * 10, "aaaaaabbbb", 5.0),
+        ([1] * 4, "aaaa", 2.0),
+        ([5, 1, 1], "abb", 5.0),
+        ([3, 3, 2, 2], "aabb", 6.0),  # they are not exchanged
+        ([], "", 0.0),
+    ],
+    ids=str,
+)
+def test_partitions_move_to_workers_that_have_less(sizes, holders, most):
+    threads = {"a": 1, "b": 1}
+    places = fastsoftmax.dask._moves(sizes, list(holders), threads)
+    loads = dict.fromkeys(threads, 0)
+    for size, holder, place in zip(sizes, holders, places, strict=True):
+        assert place != holder
+        loads[place or holder] += size
+    assert max(loads.values()) == most
+
+
+def test_workers_of_more_threads_get_more_partitions():
+    places = fastsoftmax.dask._moves([1] * 8, ["a"] * 8, {"a": 3, "b": 1})
+    assert places.count("b") == 2
+    assert fastsoftmax.dask._moves([1] * 8, ["a"] * 8, {"a": 8}) == [None] * 8
 
 
 # --- A cluster ------------------------------------------------------------------------------------
