@@ -108,9 +108,9 @@ def make_problem(
     if estimator.bounds is not None or estimator.positive:
         bounds = _bounds(estimator, (n_rows, X.shape[1]))
     return penalised(
-        make_design(X, _smoothed(targets, estimator.label_smoothing, X.dtype), weights, offset),
+        make_design(X, smoothed(targets, estimator.label_smoothing, X.dtype), weights, offset),
         *(weights, classes, settings.C, settings.l1_ratio, estimator.fit_intercept),
-        factors=_penalty_weights(estimator.penalty_weights, X.shape[1]),
+        factors=penalty_factors(estimator.penalty_weights, X.shape[1]),
         bounds=bounds,
     )
 
@@ -255,7 +255,7 @@ def column_names(Y: Any) -> NDArray[Any]:
     return classes if any(isinstance(name, tuple) for name in names) else np.asarray(columns)
 
 
-def _smoothed(targets: Targets, share: float, dtype: np.dtype[Any]) -> Targets:
+def smoothed(targets: Targets, share: float, dtype: np.dtype[Any]) -> Targets:
     """Return targets a share of which is spread evenly over the classes.
 
     Szegedy et al. (2016), Rethinking the Inception architecture, CVPR, section 7.
@@ -270,7 +270,7 @@ def _smoothed(targets: Targets, share: float, dtype: np.dtype[Any]) -> Targets:
     return Targets(np.empty(0, np.int32), soft.astype(dtype, copy=False), targets.n_classes)
 
 
-def _penalty_weights(weights: ArrayLike | None, n_features: int) -> NDArray[np.float64]:
+def penalty_factors(weights: ArrayLike | None, n_features: int) -> NDArray[np.float64]:
     if weights is None:
         return np.ones(n_features)
     wanted = (
