@@ -38,6 +38,7 @@ def step_towards_minimum(
     preconditioner: Preconditioner,
     *,
     share: float,
+    most: float,
     noise: float,
     max_iter: int,
 ) -> Step:
@@ -55,6 +56,8 @@ def step_towards_minimum(
     preconditioner : Preconditioner
     share : float
         Of the distance at the start, in the same metric.
+    most : float
+        Distance that may be left at most.
     noise : float
         Relative uncertainty of the function's value.
     max_iter : int
@@ -76,7 +79,7 @@ def step_towards_minimum(
         decrement = -0.5 * slope
         floor = noise * abs(f)
         first = max(first, decrement)
-        if decrement <= max(share * first, floor):
+        if decrement <= max(min(share * first, most), floor):
             return Step(x, n_iterations, n_passes, True)
         if n_iterations >= max_iter:
             return Step(x, n_iterations, n_passes, False)
