@@ -9,9 +9,9 @@ second-order expansion around the latest parameters V, where their gradient is z
 and then adds the curvature of its losses there to the precision P, which begins as the penalty's.
 
 Of the curvature of each row of X only what concerns one class is kept, ``p_k (1 - p_k) x xᵀ``,
-times K / (K - 1) for K > 1 logit rows. Where all classes are as probable that is the softmax Hessian, as
-steps need not sum to zero over the classes: the loss does not see a shift that these have in
-common, and the minimum chooses it so that it costs least.
+times K / (K - 1) for K > 1 logit rows. Where all classes are as probable that is the softmax
+Hessian, as steps need not sum to zero over the classes: the loss does not see a shift that these
+have in common, and the minimum chooses it so that it costs least.
 
 All is in coefficients of ``x - centre``, which only the intercept notices.
 
@@ -72,8 +72,8 @@ _INTERCEPT_PRECISION = 2.5e-3
 _PIECE = 1000
 #: Share of a batch's distance to its minimum that may be left, since it is never made up for ...
 _SHARE = 1e-3
-#: ... and nats, where Gram matrices are kept: digits at C=100 in batches of 10 rows end near the loss
-#: of a fit, and at 30 times that without. Diagonals gain nothing from it, at twice the passes.
+#: ... and nats, where Gram matrices are kept: digits at C=100 in batches of 10 rows end near the
+#: loss of a fit, and at 30 times that without. Diagonals gain nothing from it, at twice the passes.
 _MOST_LEFT = 1e-4
 
 
@@ -150,13 +150,7 @@ def learnt(
     """
     strength = _strength(estimator)
     state: dict[str, Any] | None = vars(estimator).get("_stream")
-    if state is None and hasattr(estimator, "classes_"):
-        raise ValueError(
-            "partial_fit cannot go on from fit, which keeps nothing of its rows but the "
-            "coefficients: how certain they are, and so how far a new batch may move them, is not "
-            "known. Begin with partial_fit on a clone of the estimator; the first call finds the "
-            "optimum of its rows, as fit does."
-        )
+    is_fitted = hasattr(estimator, "classes_")
     batch = _check_batch(estimator, X, y, classes, sample_weight, state)
     factors = penalty_factors(estimator.penalty_weights, batch.X.shape[1])
     if not np.all(factors > 0.0):
@@ -164,18 +158,20 @@ def learnt(
             "partial_fit needs penalty_weights above 0: what the first rows do not tell, nothing "
             "else limits. Use small ones."
         )
-    if state is None:
+    if state is not None:
+        memory, model = _remembered(estimator, state)
+    else:
         memory = _begun(estimator, batch, strength * factors)
         coef = np.zeros((batch.n_rows, batch.X.shape[1]), batch.X.dtype)
         model = _Model(coef, np.zeros(batch.n_rows))
-    else:
-        memory, model = _remembered(estimator, state)
-    if state is None and memory.is_full and np.all(batch.masses > 0.0):
+        if is_fitted:
+            model = _after_fit(estimator, batch, memory)
+    if not is_fitted and memory.is_full and np.all(batch.masses > 0.0):
         _fitted(estimator, batch, memory, model)
     else:
         for piece in batch.pieces(batch.X.shape[0] if memory.is_full else _PIECE):
             _moved(estimator, piece, memory, model)
-    return _attributes(estimator, batch, memory, model, state is None)
+    return _attributes(estimator, batch, memory, model)
 
 
 # --- What a call is given -------------------------------------------------------------------------
@@ -216,8 +212,9 @@ def _check_batch(
             "mass as sample_weight."
         )
     refuse_missing_labels(y)
-    X, y = validated(estimator, X, y, reset=state is None)
-    known = _check_classes(estimator, y, classes, state is None)
+    is_first = not hasattr(estimator, "classes_")
+    X, y = validated(estimator, X, y, reset=is_first)
+    known = _check_classes(estimator, y, classes, is_first)
     check_n_classes(estimator.solver, len(known))
     labels = _indices(y, known)
     check_weights(sample_weight, X)  # refuses what is no weight
@@ -408,6 +405,15 @@ def _begun(estimator: LogisticRegression, batch: Batch, strengths: Float64Array)
     return _Memory(precision, centre, fit_intercept)
 
 
+def _after_fit(estimator: LogisticRegression, batch: Batch, memory: _Memory) -> _Model:
+    """Return the fitted model; its rows, which are gone, count as like those of the batch."""
+    coef, intercept = estimator._coefficients()
+    design = batch.design()
+    share = getattr(estimator, "_fitted_mass", 0.0) / (design.weight_scale * design.weight_sum)
+    memory.precision += share * memory.curvature(design, memory.pack(coef, intercept))
+    return _Model(coef.copy(), intercept.astype(np.float64))
+
+
 def _remembered(estimator: LogisticRegression, state: dict[str, Any]) -> tuple[_Memory, _Model]:
     """Return copies of what earlier calls have left."""
     coef, intercept = estimator._coefficients()
@@ -489,10 +495,12 @@ def _centred(rows: Float64Array) -> Float64Array:
 
 
 def _attributes(
-    estimator: LogisticRegression, batch: Batch, memory: _Memory, model: _Model, is_first: bool
+    estimator: LogisticRegression, batch: Batch, memory: _Memory, model: _Model
 ) -> tuple[dict[str, Any], str | None]:
-    dtype = batch.X.dtype if is_first else np.result_type(batch.X.dtype, estimator.coef_.dtype)
-    n_samples = batch.X.shape[0] + (0 if is_first else estimator.n_samples_seen_)
+    dtype = batch.X.dtype
+    if hasattr(estimator, "coef_"):
+        dtype = np.result_type(dtype, estimator.coef_.dtype)
+    n_samples = batch.X.shape[0] + getattr(estimator, "n_samples_seen_", 0)
     status = (
         f"Learnt from {n_samples} rows of a stream, batch after batch, which approximates a fit of "
         f"all of them. The latest call took {model.n_iterations} iterations"

@@ -271,6 +271,13 @@ def smoothed(targets: Targets, share: float, dtype: np.dtype[Any]) -> Targets:
 
 
 def penalty_factors(weights: ArrayLike | None, n_features: int) -> NDArray[np.float64]:
+    """Return the factor of each feature's penalty, (n_features,).
+
+    Raises
+    ------
+    ValueError
+        Unless they are finite and not negative, one per feature.
+    """
     if weights is None:
         return np.ones(n_features)
     wanted = (
