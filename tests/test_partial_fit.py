@@ -13,6 +13,8 @@ from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
+from sklearn.model_selection import learning_curve
+from sklearn.multiclass import OneVsRestClassifier
 
 from fastsoftmax import LogisticRegression, LogisticRegressionCV
 from fastsoftmax.linear_model import _online
@@ -454,3 +456,26 @@ def test_too_few_iterations_are_told(small):
 
 def test_a_cross_validated_model_has_no_partial_fit():
     assert not hasattr(LogisticRegressionCV(), "partial_fit")
+
+
+def test_others_call_it(small):
+    """As dask-ml's `Incremental` does, and scikit-learn's learning curves and one-vs-rest."""
+    X, y = small
+    incremental = clone(LogisticRegression(C=2.0))
+    for rows in np.array_split(np.arange(60), 4):
+        incremental.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
+    assert incremental.score(X, y) > 0.5
+    sizes, _, scores = learning_curve(
+        LogisticRegression(),
+        X,
+        y,
+        train_sizes=[10, 20, 40],
+        cv=3,
+        exploit_incremental_learning=True,
+    )
+    assert len(sizes) == 3
+    assert scores[-1].mean() > 0.4
+    one_vs_rest = OneVsRestClassifier(LogisticRegression())
+    for rows in np.array_split(np.arange(60), 4):
+        one_vs_rest.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
+    assert one_vs_rest.score(X, y) > 0.5
