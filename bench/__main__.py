@@ -14,6 +14,7 @@ from bench.growth import run_growth
 from bench.kernels import KernelPlan, run_kernels
 from bench.l1 import run_l1
 from bench.memory import run_memory
+from bench.online import run_online
 from bench.operation import find_operations, parse_shape
 from bench.page import write_page
 from bench.probe import run_probe
@@ -37,6 +38,7 @@ PROCESSES = {
     "small": (run_small, "fits and a grid search of small data"),
     "cv": (run_cv, "choosing C by cross-validation, against one fit and scikit-learn's"),
     "l1": (run_l1, "L1 penalties and elastic net, against saga and Cyanure"),
+    "online": (run_online, "one pass of partial_fit over a stream, against a fit of all rows"),
     "growth": (run_growth, "our time and memory with n, d and K doubled"),
     "probe": (run_probe, "a linear probe of ImageNet's size: 10.5 GB, about an hour"),
 }

@@ -7,7 +7,7 @@ import pytest
 from functions import Inverse, make_quadratic, rosenbrock
 
 from fastsoftmax._solvers import Status, minimize_lbfgs
-from fastsoftmax._solvers.lbfgs import _Memory
+from fastsoftmax._solvers.lbfgs import Pairs
 
 
 def test_an_ill_conditioned_quadratic():
@@ -62,7 +62,7 @@ def test_two_loop_recursion_is_dense_bfgs(n_pairs):
     rng = np.random.default_rng(0)
     _, A, _ = make_quadratic(n=6, condition=100.0)
     start = np.diag(rng.uniform(0.5, 2, 6))
-    memory = _Memory(4)
+    memory = Pairs(4)
     pairs = [(s, A @ s) for s in rng.normal(size=(n_pairs, 6))]
     for s, y in pairs:
         assert memory.add(s, y)
@@ -73,7 +73,7 @@ def test_two_loop_recursion_is_dense_bfgs(n_pairs):
 
 
 def test_a_pair_without_curvature_is_not_kept():
-    memory = _Memory(4)
+    memory = Pairs(4)
     s = np.array([1.0, 0.0])
     assert not memory.add(s, np.array([0.0, 1.0]))
     assert not memory.add(s, np.array([-1.0, 0.0]))

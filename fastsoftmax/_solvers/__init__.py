@@ -17,6 +17,7 @@ from fastsoftmax._solvers.progress import Stopping
 from fastsoftmax._solvers.proximal import minimize_composite
 from fastsoftmax._solvers.result import IterationState, SolverResult, Status
 from fastsoftmax._solvers.separable import SeparablePenalty
+from fastsoftmax._solvers.step import Step, step_towards_minimum
 
 __all__ = [
     "BlockPreconditioner",
@@ -31,6 +32,7 @@ __all__ = [
     "SeparablePenalty",
     "SolverResult",
     "Status",
+    "Step",
     "Stopping",
     "SumZeroPreconditioner",
     "ascend",
@@ -38,4 +40,5 @@ __all__ = [
     "minimize_in_diagonal_metric",
     "minimize_lbfgs",
     "minimize_newton_cg",
+    "step_towards_minimum",
 ]

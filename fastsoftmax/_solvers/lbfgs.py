@@ -19,7 +19,7 @@ from fastsoftmax._solvers.vectors import Vector, dot, max_norm
 _CAUTION = 10.0
 
 
-class _Memory:
+class Pairs:
     """The pairs of steps and gradient changes since the last refresh (two-loop recursion)."""
 
     def __init__(self, size: int) -> None:
@@ -109,7 +109,7 @@ def minimize_lbfgs(
     progress = Progress(**stopping)
     x = np.array(start, dtype=np.float64)
     f, g = progress.start(value_and_gradient, x)
-    pairs = _Memory(memory)
+    pairs = Pairs(memory)
     preconditioner = LaggedPreconditioner(make_preconditioner, lags, build_cost, x, damping)
     fresh = True  # whether the preconditioner was built at x
     scale = 1.0 if make_preconditioner else 1.0 / max(float(np.sqrt(dot(g, g))), 1.0)

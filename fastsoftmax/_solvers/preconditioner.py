@@ -289,12 +289,17 @@ class BlockPreconditioner(Preconditioner):
     l2 : ndarray of shape (D,)
         Penalty strengths, added to each block's diagonal.
     n_rows : int
+    sums_to_zero : bool, default=True
+        Whether the steps of several rows sum to zero over them.
     """
 
     is_exact = keeps_scale = False
 
-    def __init__(self, blocks: NDArray[np.float64], l2: Vector, n_rows: int) -> None:
+    def __init__(
+        self, blocks: NDArray[np.float64], l2: Vector, n_rows: int, sums_to_zero: bool = True
+    ) -> None:
         self._shape = (n_rows, len(l2))
+        self._sums_to_zero = sums_to_zero and n_rows > 1
         self._factors = []
         for block in blocks:
             matrix = block.copy()
@@ -302,13 +307,13 @@ class BlockPreconditioner(Preconditioner):
             self._factors.append(_ScaledFactor(matrix))
 
     def apply(self, gradient: Vector) -> Vector:
-        """Return the step; for several rows it sums to zero over them."""
+        """Return the step."""
         g = gradient.reshape(self._shape)
         if len(self._factors) == 1:
             step = self._factors[0].solve(g)
         else:
             step = np.stack([f.solve(row) for f, row in zip(self._factors, g, strict=True)])
-        if len(g) > 1:
+        if self._sums_to_zero:
             step -= step.mean(axis=0)
         return step.ravel()
 
@@ -370,17 +375,20 @@ class DiagonalPreconditioner(Preconditioner):
     ----------
     diagonal : ndarray of shape (n_rows, D)
         Non-negative; entries of zero (columns that never occur, unpenalised) are left alone.
+    sums_to_zero : bool, default=True
+        Whether the steps of several rows sum to zero over them.
     """
 
     is_exact = keeps_scale = False
 
-    def __init__(self, diagonal: NDArray[np.float64]) -> None:
+    def __init__(self, diagonal: NDArray[np.float64], sums_to_zero: bool = True) -> None:
         self._shape = diagonal.shape
+        self._sums_to_zero = sums_to_zero and len(diagonal) > 1
         self._inverse = 1.0 / np.where(diagonal > 0, diagonal, 1.0)
 
     def apply(self, gradient: Vector) -> Vector:
-        """Return the step; for several rows it sums to zero over them."""
+        """Return the step."""
         step = self._inverse * gradient.reshape(self._shape)
-        if len(step) > 1:
+        if self._sums_to_zero:
             step -= step.mean(axis=0)
         return step.ravel()

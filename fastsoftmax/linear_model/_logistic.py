@@ -34,6 +34,7 @@ from fastsoftmax.linear_model import _inference
 from fastsoftmax.linear_model._callbacks import CallbackSupportMixin, FitTask
 from fastsoftmax.linear_model._export import to_sklearn
 from fastsoftmax.linear_model._inference import StandardErrors, Summary
+from fastsoftmax.linear_model._online import learnt
 from fastsoftmax.linear_model._parameters import (
     ALGORITHMS,
     Settings,
@@ -363,8 +364,101 @@ class LogisticRegression(
         self._store(problem, result, solver)
         task.end()
 
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        r"""Learn from the next rows of a stream, which may then be forgotten.
+
+        An online Laplace approximation: the batch moves the parameters V to
+
+        .. math:: \arg\min_W \; \sum_i s_i \, \ell(W x_i + b, y_i)
+                  + \tfrac12 (W - V)^T P \, (W - V)
+
+        and adds the curvature of its losses there to the precision P, which begins as the
+        penalty's, ``1 / C``. So the penalty counts once, however long the stream, as in `fit`.
+        There is no learning rate. The result approximates that of `fit` on all rows, and depends on
+        their order and on how they are cut into batches.
+
+        The first batch, if it has rows of all classes, is fitted as by `fit`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            As in `fit`.
+        y : array-like of shape (n_samples,)
+            Labels; a batch need not have all classes.
+        classes : array-like of shape (n_classes,), default=None
+            All labels of the stream. May be left out after the first call, and there if `y` holds
+            all of them.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As in `fit`.
+
+        Returns
+        -------
+        self : LogisticRegression
+            With the attributes of a fit but `objective_` and `gradient_norm_`, and
+            `n_samples_seen_`, the number of rows so far. `n_iter_`, `n_passes_` and `converged_`
+            are about the latest batch.
+
+        Raises
+        ------
+        ValueError
+            If an argument is not as described, a label is not among the classes, the number of
+            features changes, or with ``C=np.inf``, an L1 penalty, bounds or a penalty weight of 0.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` iterations were not enough for the batch.
+
+        Notes
+        -----
+        ``class_weight='balanced'`` weighs by the classes' shares so far. `C`, `penalty_weights` and
+        `fit_intercept` count at the first call. `fit` forgets the stream. After `fit`, which
+        keeps nothing of its rows but their weight, the first batch stands for them, too:
+        its curvature, times the ratio of the weights, is taken for theirs.
+
+        P has a matrix (D, D) for each row of `coef_`, with ``D = n_features + fit_intercept``, if
+        these have at most 2**20 entries together, else their diagonals.
+
+        References
+        ----------
+        Spiegelhalter & Lauritzen (1990), Sequential updating of conditional probabilities on
+        directed graphical structures, Networks 20.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from fastsoftmax import LogisticRegression
+        >>> X, y = load_digits(return_X_y=True)
+        >>> classifier = LogisticRegression()
+        >>> for i in range(0, 1500, 100):
+        ...     rows = slice(i, i + 100)
+        ...     classifier = classifier.partial_fit(X[rows], y[rows], classes=range(10))
+        >>> classifier.score(X[1500:], y[1500:]) > 0.85
+        True
+        """
+        with unchanged_on_failure(self), numpy_only():
+            with (
+                thread_limit(resolve_n_jobs(self.n_jobs)),
+                explained_overflow(np.dtype(getattr(X, "dtype", np.float64))),
+            ):
+                attributes, warning = learnt(self, X, y, classes, sample_weight)
+            if warning is not None:
+                warnings.warn(warning, ConvergenceWarning, stacklevel=3)
+            for name, value in attributes.items():
+                setattr(self, name, value)
+        return self
+
     def _store(self, problem: Problem, result: SolverResult, solver: str) -> None:
-        """Set what a fit found."""
+        """Set what a fit found, and forget a stream."""
+        for name in {"_stream", "n_samples_seen_"} & set(vars(self)):
+            delattr(self, name)
         self.coef_, self.intercept_ = problem.coefficients(result.params)
         self.n_iter_ = np.array([result.n_iterations], dtype=np.int32)
         self.solver_ = solver
@@ -373,6 +467,8 @@ class LogisticRegression(
         self.converged_ = result.converged
         self.status_ = result.message
         self.n_passes_ = result.n_passes
+        design = problem.objective.design
+        self._fitted_mass = design.weight_scale * design.weight_sum  # for `partial_fit`
 
     def _settings(self) -> Settings:
         return resolve(

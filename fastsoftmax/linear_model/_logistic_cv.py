@@ -239,6 +239,14 @@ class LogisticRegressionCV(LogisticRegression):
         self.random_state = random_state
         self.use_legacy_attributes = use_legacy_attributes
 
+    @property
+    def partial_fit(self) -> Any:
+        """Not there: folds need all rows at once."""
+        raise AttributeError(
+            f"{type(self).__name__} has no partial_fit: folds need all rows at once. Choose C on "
+            "some of them, and use LogisticRegression."
+        )
+
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, **params: Any

@@ -123,7 +123,7 @@ def with_penalty(
         bounds = _bounds(estimator, (n_rows, design.n_features))
     return penalised(
         *(design, weights, classes, settings.C, settings.l1_ratio, estimator.fit_intercept),
-        factors=_penalty_weights(estimator.penalty_weights, design.n_features),
+        factors=penalty_factors(estimator.penalty_weights, design.n_features),
         bounds=bounds,
     )
 
@@ -283,7 +283,14 @@ def smoothed(targets: Targets, share: float, dtype: np.dtype[Any]) -> Targets:
     return Targets(np.empty(0, np.int32), soft.astype(dtype, copy=False), targets.n_classes)
 
 
-def _penalty_weights(weights: ArrayLike | None, n_features: int) -> NDArray[np.float64]:
+def penalty_factors(weights: ArrayLike | None, n_features: int) -> NDArray[np.float64]:
+    """Return the factor of each feature's penalty, (n_features,).
+
+    Raises
+    ------
+    ValueError
+        Unless they are finite and not negative, one per feature.
+    """
     if weights is None:
         return np.ones(n_features)
     wanted = (
