@@ -99,7 +99,7 @@ def test_a_second_batch_is_the_formulas():
     weights = np.random.default_rng(2).uniform(0.5, 2.0, len(y))
     model = learnt(X, y, 300, weights=weights, C=0.3, tol=1e-10)
     expected = least_of_two(X, y, 300, 0.3, weights)
-    # What is left is 1e-4 nats, and the intercepts have a precision of 0.0025 of their own.
+    # What is left is 1e-4 nats, and the precision began as that of one row.
     np.testing.assert_allclose(params_of(model).ravel(), expected, atol=5e-3)
 
 
@@ -129,9 +129,9 @@ def test_the_penalty_counts_once():
         (load_digits, 100, 1.0, 1.0),
         (load_digits, 10, 1.0, 1.1),
         (load_digits, 10, 100.0, 1.2),
-        (load_digits, 100, 0.01, 1.2),
-        (load_breast_cancer, 50, 1.0, 1.2),
-        (load_iris, 50, 1.0, 1.2),
+        (load_digits, 100, 0.01, 1.3),
+        (load_breast_cancer, 50, 1.0, 1.7),
+        (load_iris, 50, 1.0, 1.1),
     ],
 )
 def test_one_pass_is_nearly_a_fit(load, batch, C, most):

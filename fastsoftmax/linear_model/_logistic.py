@@ -363,7 +363,8 @@ class LogisticRegression(
                   + \tfrac12 (W - V)^T P \, (W - V)
 
         and adds the curvature of its losses there to the precision P, which begins as the
-        penalty's, ``1 / C``. So the penalty counts once, however long the stream, as in `fit`.
+        penalty's, ``1 / C`` (or what one row would add, if that is more). So the penalty counts
+        once, however long the stream, as in `fit`.
         There is no learning rate. The result approximates that of `fit` on all rows, and depends on
         their order and on how they are cut into batches.
 

@@ -6,7 +6,8 @@ second-order expansion around the latest parameters V, where their gradient is z
 
     argmin_W  sum_i s_i loss_i(W) + (W - V)ᵀ P (W - V) / 2
 
-and then adds the curvature of its losses there to the precision P, which begins as the penalty's.
+and then adds the curvature of its losses there to the precision P, which begins as the penalty's,
+or that of a single row where this is larger (`_ROWS_KNOWN`).
 
 Of the curvature of each row of X only what concerns one class is kept, ``p_k (1 - p_k) x xᵀ``,
 times K / (K - 1) for K > 1 logit rows. Where all classes are as probable that is the softmax
@@ -393,7 +394,7 @@ class _Model:
 
 
 def _begun(estimator: LogisticRegression, batch: Batch, strengths: Float64Array) -> _Memory:
-    """Return what is known before the first batch: the penalty."""
+    """Return what is known before the first batch; see `_ROWS_KNOWN`."""
     design, fit_intercept = batch.design(), estimator.fit_intercept
     D = design.n_features + int(fit_intercept)
     centre = design.typical_row() if fit_intercept else np.zeros(design.n_features)
