@@ -344,6 +344,7 @@ def test_after_a_fit_a_batch_stands_for_its_rows(is_diagonal, monkeypatch):
     before = log_loss(y[1400:], model.predict_proba(X[1400:]))
     model.partial_fit(X[1000:1400], y[1000:1400])
     assert model.n_samples_seen_ == 400
+    assert not hasattr(model, "gradient_norm_")
     assert log_loss(y[1400:], model.predict_proba(X[1400:])) < 1.05 * before
     with pytest.raises(ValueError, match="not the same"):
         clone(model).fit(X, y).partial_fit(X, y, classes=range(9))
@@ -444,6 +445,11 @@ def test_weights_that_are_none(small):
     for weights, words in (([-1.0] + [1.0] * 59, "Negative"), ([0.0] * 60, "non-zero")):
         with pytest.raises(ValueError, match=words):
             model.partial_fit(X, y, sample_weight=weights)
+
+
+def test_deprecated_parameters_are_told(small):
+    with pytest.warns(FutureWarning, match="'penalty' was deprecated"):
+        LogisticRegression(penalty="l2").partial_fit(*small)
 
 
 def test_too_few_iterations_are_told(small):

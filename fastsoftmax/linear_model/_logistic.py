@@ -428,6 +428,8 @@ class LogisticRegression(
         True
         """
         with unchanged_on_failure(self), numpy_only():
+            for notice in self._settings().notices:
+                warnings.warn(notice, stacklevel=3)
             with (
                 thread_limit(resolve_n_jobs(self.n_jobs)),
                 explained_overflow(np.dtype(getattr(X, "dtype", np.float64))),
@@ -437,6 +439,8 @@ class LogisticRegression(
                 warnings.warn(warning, ConvergenceWarning, stacklevel=3)
             for name, value in attributes.items():
                 setattr(self, name, value)
+            for name in {"objective_", "gradient_norm_"} & set(vars(self)):  # of a fit
+                delattr(self, name)
         return self
 
     def _store(self, problem: Problem, result: SolverResult, solver: str) -> None:

@@ -62,7 +62,7 @@ Float64Array = NDArray[np.float64]
 
 #: A Gram matrix is kept for each class where they have at most so many entries, 8 MB, as each
 #: batch needs a factor of them; else their diagonals. On mnist, whose matrices have 6 million
-#: entries, these take a hundredth of the time, and held-out losses are the same.
+#: entries, these take a hundredth of the time, and held-out losses are about the same.
 _GRAM_ENTRIES = 2**20
 #: Before the first row as much is known as of so many rows like those of the first batch, at equal
 #: probabilities, however weak the penalty. Else small first batches, being separable, are fitted
@@ -252,7 +252,7 @@ def _check_classes(
     known = unique_labels(y if classes is None else classes)
     if len(known) < 2:
         raise ValueError(
-            f"classes must be passed on the first call to partial_fit, unless y holds all of them; "
+            "classes must be passed on the first call to partial_fit, unless y holds all of them; "
             f"here there is only one class: {known[0]!r}."
         )
     return known
@@ -291,11 +291,7 @@ class _Memory:
     @property
     def name(self) -> str:
         """Return what is remembered, in words."""
-        return (
-            "online Newton (a Gram matrix per class)"
-            if self.is_full
-            else ("online Newton (diagonal)")
-        )
+        return f"online Newton ({'a Gram matrix per class' if self.is_full else 'diagonal'})"
 
     def unpack(self, params: Float64Array) -> tuple[Float64Array, Float64Array]:
         """Return coefficients and intercepts of x from parameters of x - centre."""
