@@ -380,7 +380,8 @@ class LogisticRegression(
                   + \tfrac12 (W - V)^T P \, (W - V)
 
         and adds the curvature of its losses there to the precision P, which begins as the
-        penalty's, ``1 / C``. So the penalty counts once, however long the stream, as in `fit`.
+        penalty's, ``1 / C`` (or what one row would add, if that is more). So the penalty counts
+        once, however long the stream, as in `fit`.
         There is no learning rate. The result approximates that of `fit` on all rows, and depends on
         their order and on how they are cut into batches.
 
@@ -444,6 +445,8 @@ class LogisticRegression(
         True
         """
         with unchanged_on_failure(self), numpy_only():
+            for notice in self._settings().notices:
+                warnings.warn(notice, stacklevel=3)
             with (
                 thread_limit(resolve_n_jobs(self.n_jobs)),
                 explained_overflow(np.dtype(getattr(X, "dtype", np.float64))),
@@ -453,6 +456,8 @@ class LogisticRegression(
                 warnings.warn(warning, ConvergenceWarning, stacklevel=3)
             for name, value in attributes.items():
                 setattr(self, name, value)
+            for name in {"objective_", "gradient_norm_"} & set(vars(self)):  # of a fit
+                delattr(self, name)
         return self
 
     def _store(self, problem: Problem, result: SolverResult, solver: str) -> None:

@@ -6,7 +6,8 @@ second-order expansion around the latest parameters V, where their gradient is z
 
     argmin_W  sum_i s_i loss_i(W) + (W - V)ᵀ P (W - V) / 2
 
-and then adds the curvature of its losses there to the precision P, which begins as the penalty's.
+and then adds the curvature of its losses there to the precision P, which begins as the penalty's,
+or that of a single row where this is larger (`_ROWS_KNOWN`).
 
 Of the curvature of each row of X only what concerns one class is kept, ``p_k (1 - p_k) x xᵀ``,
 times K / (K - 1) for K > 1 logit rows. Where all classes are as probable that is the softmax
@@ -61,11 +62,12 @@ Float64Array = NDArray[np.float64]
 
 #: A Gram matrix is kept for each class where they have at most so many entries, 8 MB, as each
 #: batch needs a factor of them; else their diagonals. On mnist, whose matrices have 6 million
-#: entries, these take a hundredth of the time, and held-out losses are the same.
+#: entries, these take a hundredth of the time, and held-out losses are about the same.
 _GRAM_ENTRIES = 2**20
-#: Precision of the intercepts at first, a hundredth of what a row adds that is 50 % certain: where
-#: a batch has one class only, nothing else sets them a limit.
-_INTERCEPT_PRECISION = 2.5e-3
+#: Before the first row as much is known as of so many rows like those of the first batch, at equal
+#: probabilities, however weak the penalty. Else small first batches, being separable, are fitted
+#: with certainty.
+_ROWS_KNOWN = 1.0
 #: Where diagonals are kept, so many rows are learnt at a time. A diagonal holds on to what a large
 #: batch found in directions that hardly matter to it: on mnist a first batch of 5000 rows, fitted
 #: to its optimum, leaves the stream at a log-loss of 0.30, 1000 rows at 0.277.
@@ -167,7 +169,7 @@ def learnt(
         if is_fitted:
             model = _after_fit(estimator, batch, memory)
     if not is_fitted and memory.is_full and np.all(batch.masses > 0.0):
-        _fitted(estimator, batch, memory, model)
+        _fitted(estimator, batch, memory, model, strength * factors)
     else:
         for piece in batch.pieces(batch.X.shape[0] if memory.is_full else _PIECE):
             _moved(estimator, piece, memory, model)
@@ -250,7 +252,7 @@ def _check_classes(
     known = unique_labels(y if classes is None else classes)
     if len(known) < 2:
         raise ValueError(
-            f"classes must be passed on the first call to partial_fit, unless y holds all of them; "
+            "classes must be passed on the first call to partial_fit, unless y holds all of them; "
             f"here there is only one class: {known[0]!r}."
         )
     return known
@@ -289,11 +291,7 @@ class _Memory:
     @property
     def name(self) -> str:
         """Return what is remembered, in words."""
-        return (
-            "online Newton (a Gram matrix per class)"
-            if self.is_full
-            else ("online Newton (diagonal)")
-        )
+        return f"online Newton ({'a Gram matrix per class' if self.is_full else 'diagonal'})"
 
     def unpack(self, params: Float64Array) -> tuple[Float64Array, Float64Array]:
         """Return coefficients and intercepts of x from parameters of x - centre."""
@@ -392,16 +390,18 @@ class _Model:
 
 
 def _begun(estimator: LogisticRegression, batch: Batch, strengths: Float64Array) -> _Memory:
-    """Return what is known before the first batch: the penalty."""
+    """Return what is known before the first batch; see `_ROWS_KNOWN`."""
     design, fit_intercept = batch.design(), estimator.fit_intercept
     D = design.n_features + int(fit_intercept)
-    prior = np.append(strengths, _INTERCEPT_PRECISION)[:D]
     centre = design.typical_row() if fit_intercept else np.zeros(design.n_features)
-    if batch.n_rows * D * D <= _GRAM_ENTRIES:
-        precision = np.zeros((batch.n_rows, D, D))
-        precision[:, np.arange(D), np.arange(D)] = prior
-    else:
-        precision = np.tile(prior.astype(design.dtype), (batch.n_rows, 1))
+    memory = _Memory(np.zeros((batch.n_rows, D)), centre, fit_intercept)
+    known = memory.curvature(design, np.zeros((batch.n_rows, D)))
+    known *= _ROWS_KNOWN / (design.weight_scale * design.weight_sum)
+    known = np.maximum(known, np.append(strengths, _ROWS_KNOWN / design.n_classes)[:D])
+    if batch.n_rows * D * D > _GRAM_ENTRIES:
+        return _Memory(known.astype(design.dtype), centre, fit_intercept)
+    precision = np.zeros((batch.n_rows, D, D))
+    precision[:, np.arange(D), np.arange(D)] = known
     return _Memory(precision, centre, fit_intercept)
 
 
@@ -427,13 +427,18 @@ def _remembered(estimator: LogisticRegression, state: dict[str, Any]) -> tuple[_
     return memory, _Model(coef.copy(), intercept.astype(np.float64))
 
 
-def _fitted(estimator: LogisticRegression, batch: Batch, memory: _Memory, model: _Model) -> None:
+def _fitted(
+    estimator: LogisticRegression,
+    batch: Batch,
+    memory: _Memory,
+    model: _Model,
+    strengths: Float64Array,
+) -> None:
     """Learn a first batch that has rows of all classes, by an ordinary fit."""
     design = batch.design()
-    diagonal = memory.precision[0].diagonal()[: design.n_features]
     objective = SoftmaxObjective.from_design(
         design,
-        l2=diagonal / (design.weight_scale * design.weight_sum),
+        l2=strengths / (design.weight_scale * design.weight_sum),
         fit_intercept=estimator.fit_intercept,
     )
     result, model.solver = solve(
