@@ -32,7 +32,7 @@ from fastsoftmax.linear_model._parts import Format, problem_of_parts, survey_par
 __all__ = ["LogisticRegression"]
 
 #: Sums that are added in one task, or in the client: see docs/scale.md.
-_FAN_IN = 8
+_FAN_IN = 32
 
 
 class LogisticRegression(linear_model.LogisticRegression):
