@@ -3,9 +3,13 @@
 Measured are passes over partitions of a cluster on this machine, passes and fits of a file larger
 than the memory that a fit may use, and threads that sleep as long as a network would take. The last
 are to agree with the model (`bench.scale_model`), which then tells of machines that are not here.
+
+``python -m bench.scale FOLDER PAGE`` puts the tables of saved rows between the page's marks, and
+draws the plot beside the rows.
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,6 +38,7 @@ from bench.scale_model import (
 from bench.tables import TextTable, number
 
 FILE, PLOT = "scale.csv", "scale.png"
+MARKERS = ("<!-- tables -->", "<!-- /tables -->")
 LIMIT = 900.0
 #: Of two processes against one, of Dask's pass and fit against the same threads without, of a pass
 #: over a file against the slower of disk and kernel, of the model against threads that sleep.
@@ -419,3 +424,24 @@ def plot_scale(rows: list[ScaleRow], path: Path) -> Path:
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
+
+
+def insert_tables(rows: list[ScaleRow], page: Path) -> None:
+    """Replace what stands between the marks of a page."""
+    before, rest = page.read_text(encoding="utf-8").split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    tables = [verdicts_table(scale_goals(rows), "Goals"), *scale_tables(rows)]
+    parts = [before + MARKERS[0], *(table.markdown() for table in tables), MARKERS[1] + after]
+    page.write_text("\n\n".join(parts), encoding="utf-8")
+
+
+def main() -> None:
+    """Write the page and the plot from saved rows."""
+    folder, page = map(Path, sys.argv[1:])
+    rows = latest(read_rows(folder / FILE))
+    insert_tables(rows, page)
+    plot_scale(rows, folder / PLOT)
+
+
+if __name__ == "__main__":
+    main()
