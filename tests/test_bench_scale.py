@@ -139,10 +139,10 @@ def test_tables_and_plot(tmp_path):
 
 def test_tables_go_between_the_marks_of_a_page(tmp_path):
     page = tmp_path / "scale.md"
-    page.write_text("# Scale\n\n<!-- tables -->\nold\n<!-- /tables -->\n\n## Limits\n")
+    page.write_text("# Scale\n\n<!-- tables -->\nSTALE\n<!-- /tables -->\n\n## Limits\n")
     insert_tables(ROWS, page)
     once = page.read_text()
-    assert "old" not in once
+    assert "STALE" not in once
     assert "## A pass by workers" in once
     assert once.endswith("## Limits\n")
     insert_tables(ROWS, page)
