@@ -28,6 +28,7 @@ from bench.problems import (
 from bench.report import insert_headline, print_tables, write_report
 from bench.results import ResultsFolder, optimum_key
 from bench.run import Plan, find_optima, run
+from bench.scale import run_scale
 from bench.small import run_small
 from bench.startup import run_startup
 
@@ -40,6 +41,7 @@ PROCESSES = {
     "l1": (run_l1, "L1 penalties and elastic net, against saga and Cyanure"),
     "online": (run_online, "one pass of partial_fit over a stream, against a fit of all rows"),
     "growth": (run_growth, "our time and memory with n, d and K doubled"),
+    "scale": (run_scale, "passes of a cluster, over a file larger than memory, and their model"),
     "probe": (run_probe, "a linear probe of ImageNet's size: 10.5 GB, about an hour"),
 }
 

@@ -32,7 +32,7 @@ from fastsoftmax.linear_model._parts import Format, problem_of_parts, survey_par
 __all__ = ["LogisticRegression"]
 
 #: Sums that are added in one task, or in the client: see docs/scale.md.
-_FAN_IN = 8
+_FAN_IN = 32
 
 
 class LogisticRegression(linear_model.LogisticRegression):
@@ -106,6 +106,7 @@ class LogisticRegression(linear_model.LogisticRegression):
                 f"This {type(self).__name__} estimator requires y to be passed, but the target y "
                 "is None."
             )
+        self._settings()  # what does not go together is refused before anything is computed
         task = FitTask(self, X, y, sample_weight)
         parts = _delayed_parts(X, y, sample_weight)
         with unchanged_on_failure(self), numpy_only(), _Partitions(parts) as partitions:

@@ -79,6 +79,14 @@ def test_options(synchronous, options):
     assert_alike(model, local, 1e-6 if "l1_ratio" in options else PROMISE)
 
 
+@pytest.mark.parametrize("fan_in", [2, 3])
+def test_a_deep_tree_of_sums(synchronous, monkeypatch, fan_in):
+    monkeypatch.setattr(fastsoftmax.dask, "_FAN_IN", fan_in)
+    X, y = IRIS
+    model = LogisticRegression(**TIGHT).fit(da.from_array(X, chunks=(17, 4)), y)
+    assert_alike(model, Local(**TIGHT).fit(X, y))
+
+
 def test_frames_have_names(synchronous):
     X, y = load_iris(return_X_y=True, as_frame=True)
     frame = dd.from_pandas(X, npartitions=4)

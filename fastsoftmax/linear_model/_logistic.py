@@ -321,6 +321,7 @@ class LogisticRegression(
         offset: ArrayLike | None,
         task: FitTask,
     ) -> None:
+        self._settings()  # what does not go together is refused before X is looked at
         with contextlib.ExitStack() as stack:
             if is_source(X) or (is_large_map(X) and offset is None and not are_soft(y)):
                 on_rows = stack.enter_context(progress_of_rows(self.verbose > 0))
