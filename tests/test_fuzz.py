@@ -384,8 +384,8 @@ def certify(model, case, bounds):
         value = oracle.value(params) + l1 * np.abs(params[:, :-1]).sum()
         gradient = oracle.gradient(params)
         rounding = w @ bounds.rounding
-        # Duals and their coefficients are float32, before they are centred over the classes.
-        digits = 1e-3 if model.solver_.startswith("dual") else 1e3 * bounds.eps
+        # Duals and their coefficients are float32.
+        digits = 1e-5 if model.solver_.startswith("dual") else 1e3 * bounds.eps
         np.testing.assert_allclose(model.objective_, value, rtol=digits, atol=10.0 * rounding)
         slope = least_subgradient(gradient, params, l1)[:, : None if recipe.fit_intercept else -1]
         if not (model.converged_ and np.all(np.isfinite(gradient))):
