@@ -216,7 +216,7 @@ def _cluster_table(rows: list[ScaleRow]) -> TextTable:
     note = (
         "Ten partitions, each the training images of mnist in float32, 1.9 GB in all; value and "
         "gradient for ten classes. In process: the same rows in one array, two threads. Empty: a "
-        "pass that adds one number of each partition. A fit has at most 20 iterations."
+        "pass that adds one number of each partition. A fit has at most 10 iterations."
     )
     header = ["rows in", "pass, ms", "median", "fit, ms"]
     return TextTable("Partitions of a cluster on this machine", header, lines, note)

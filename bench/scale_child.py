@@ -25,7 +25,7 @@ from bench.problems import Array, load_problem
 from bench.scale_model import Network, Task
 
 PARTITIONS = 10
-MAX_ITER = 20
+MAX_ITER = 10
 _READ_BYTES = 16 * 2**20
 #: A file is as many times the memory that a fit may use.
 FILE_TIMES = 5
@@ -152,7 +152,7 @@ def cluster(quick: bool) -> dict[str, Any]:
         local_fit = LogisticRegression(max_iter=MAX_ITER)
         fits[IN_PROCESS] = lambda: local_fit.fit(many, many_labels)
         found = alternated(passes | empty, 2 if quick else 25)
-        fitted = alternated(fits, 1 if quick else 3)
+        fitted = alternated(fits, 1 if quick else 2)
         for name, figures in fitted.items():
             found[name]["fit_seconds"] = figures["seconds"]
         with_client = alternated(
