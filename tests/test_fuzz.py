@@ -304,7 +304,7 @@ class Case:
     @property
     def is_extreme(self):
         """Whether sums over X may overflow, which is a reason to give up."""
-        return np.abs(self.numbers).max() > LARGE[self.dtype]
+        return np.abs(self.numbers).max() >= LARGE[self.dtype]
 
 
 #: Numbers from which on a fit may be refused, as the sums that it needs overflow.

@@ -101,7 +101,8 @@ def test_result_is_scikit_learns(name):
     assert found.classes_.dtype == expected.classes_.dtype
     names = [getattr(model, "feature_names_in_", None) for model in (found, expected)]
     np.testing.assert_array_equal(*names)
-    assert found.coef_.dtype == expected.coef_.dtype
+    if parse_version("1.9") <= VERSION:  # before, newton-cholesky made float64 of float32
+        assert found.coef_.dtype == expected.coef_.dtype
     tolerance = TOLERANCES[found.coef_.dtype]
     for attribute in ("coef_", "intercept_"):
         values = [np.asarray(getattr(model, attribute)) for model in (found, expected)]
