@@ -130,7 +130,7 @@ class Cell(NamedTuple):
 
 def cell_of(report: Any) -> Cell | None:
     """Return the cell that a report of pytest is about, if it is about one."""
-    properties = dict(report.user_properties)
+    properties = dict(getattr(report, "user_properties", ()))  # a whole file skipped has none
     if "stress" not in properties:
         return None
     case, column = properties["stress"]
