@@ -96,7 +96,7 @@ def cluster(quick: bool) -> dict[str, Any]:
     import dask.array as da
     from dask import distributed
 
-    from fastsoftmax import LogisticRegression
+    from fastsoftmax import LogisticRegression, _cluster
     from fastsoftmax import dask as over_dask
     from fastsoftmax.linear_model._parts import problem_of_parts
 
@@ -121,7 +121,7 @@ def cluster(quick: bool) -> dict[str, Any]:
                 estimator = over_dask.LogisticRegression(max_iter=MAX_ITER)
                 here = rows.persist()
                 parts = stack.enter_context(
-                    over_dask._Partitions(over_dask._delayed_parts(here, labels, None))
+                    _cluster.Partitions(_cluster.delayed_parts(here, labels, None))
                 )
                 survey = parts.survey(estimator)
                 design = problem_of_parts(estimator, survey, parts.designs).objective.design

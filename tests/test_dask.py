@@ -21,8 +21,8 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from tight import pack, relative_distance, sample_weights
 
-import fastsoftmax.dask
 from fastsoftmax import LogisticRegression as Local
+from fastsoftmax import _cluster
 from fastsoftmax.dask import LogisticRegression
 from fastsoftmax.linear_model import _logistic
 
@@ -81,7 +81,7 @@ def test_options(synchronous, options):
 
 @pytest.mark.parametrize("fan_in", [2, 3])
 def test_a_deep_tree_of_sums(synchronous, monkeypatch, fan_in):
-    monkeypatch.setattr(fastsoftmax.dask, "_FAN_IN", fan_in)
+    monkeypatch.setattr(_cluster, "_FAN_IN", fan_in)
     X, y = IRIS
     model = LogisticRegression(**TIGHT).fit(da.from_array(X, chunks=(17, 4)), y)
     assert_alike(model, Local(**TIGHT).fit(X, y))
@@ -244,7 +244,7 @@ def test_partitions_of_unknown_length(synchronous):
 )
 def test_partitions_move_to_workers_that_have_less(sizes, holders, most):
     threads = {"a": 1, "b": 1}
-    places = fastsoftmax.dask._moves(sizes, list(holders), threads)
+    places = _cluster._moves(sizes, list(holders), threads)
     loads = dict.fromkeys(threads, 0)
     for size, holder, place in zip(sizes, holders, places, strict=True):
         assert place != holder
@@ -253,9 +253,9 @@ def test_partitions_move_to_workers_that_have_less(sizes, holders, most):
 
 
 def test_workers_of_more_threads_get_more_partitions():
-    places = fastsoftmax.dask._moves([1] * 8, ["a"] * 8, {"a": 3, "b": 1})
+    places = _cluster._moves([1] * 8, ["a"] * 8, {"a": 3, "b": 1})
     assert places.count("b") == 2
-    assert fastsoftmax.dask._moves([1] * 8, ["a"] * 8, {"a": 8}) == [None] * 8
+    assert _cluster._moves([1] * 8, ["a"] * 8, {"a": 8}) == [None] * 8
 
 
 # --- A cluster ------------------------------------------------------------------------------------
