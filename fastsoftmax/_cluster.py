@@ -117,13 +117,13 @@ class Partitions:
         holders, threads = _holders(self._parts)
         return _moves(self._n_entries, holders, threads)
 
-    def total(self, operation: Callable[[Design], Any]) -> Any:
-        """Return the sum over partitions, each times its `weight_scale`."""
+    def total(self, operation: Callable[[Design], Any], start: Any = None) -> Any:
+        """Return the sum over partitions, each times its `weight_scale`; see `Parts`."""
         sums = [later(_sums, group, operation) for group in self._groups]
         while len(sums) > _FAN_IN:
             groups = [sums[first : first + _FAN_IN] for first in range(0, len(sums), _FAN_IN)]
             sums = [later(_added, group) for group in groups]
-        total = _added(compute(sums))
+        total = _added(compute(sums), start)
         if total is None:
             raise ValueError("Sample weights must contain at least one non-zero number.")
         return total
@@ -214,9 +214,8 @@ def _sums(designs: list[Design | None], operation: Callable[[Design], Any]) -> A
     return total
 
 
-def _added(sums: list[Any]) -> Any:
-    """Return the sum of what is not None, in order."""
-    total: Any = None
+def _added(sums: list[Any], total: Any = None) -> Any:
+    """Return the sum of what is not None, in order, and of `total`."""
     for one in sums:
         if one is not None:
             total = plus(total, one, 1.0)

@@ -20,9 +20,10 @@ from fastsoftmax._files import read_blocks
 #: ``(X, y)`` or ``(X, y, sample_weight)``.
 Batch = tuple[Any, ...]
 
-#: Bytes of X in a batch: enough that a pass over it takes ten times as long as what is done once
-#: for each batch (0.3 ms), and few enough that three do not count beside a process's own 150 MB.
-_BATCH_BYTES = 16 * 2**20
+#: Bytes of X in a batch: enough that reading it takes ten times as long as what is done once for
+#: each batch (0.3 ms), and few enough that the five there are at a time do not count beside a
+#: process's own 150 MB. Reads are as fast as with 16 MB.
+_BATCH_BYTES = 8 * 2**20
 
 
 @runtime_checkable
@@ -97,7 +98,7 @@ class ArrayBatches:
         Labels. Sliced like X where it is an array of any kind.
     sample_weight : array-like of shape (n_samples,), default=None
     batch_rows : int, default=None
-        Rows of a batch; None is as many as take 16 MB.
+        Rows of a batch; None is as many as take 8 MB.
 
     Raises
     ------

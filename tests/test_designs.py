@@ -17,6 +17,7 @@ from fastsoftmax import SoftmaxObjective
 from fastsoftmax._designs import Response, curvature, dense, make_design, partition, predict
 from fastsoftmax._designs import sparse as sparse_storage
 from fastsoftmax._designs.dense import DenseDesign
+from fastsoftmax._designs.picks import EvenPicks
 from fastsoftmax._designs.sparse import SparseDesign
 from fastsoftmax._designs.used import used_columns
 from fastsoftmax._jit import kernel_view
@@ -308,7 +309,7 @@ def picks_of(p, most_rows, shared, block_rows):
     weights = p.weights.scaled.astype(float) if p.weights.scaled.size else np.ones(len(p.X))
     curvatures = weights * P * (1.0 - P)
     curvatures = curvatures.mean(axis=0, keepdims=True) if shared else curvatures
-    picks = curvature.EvenPicks(curvatures.sum(axis=1), most_rows)
+    picks = EvenPicks(curvatures.sum(axis=1, keepdims=True), most_rows)
     for start in range(0, len(p.X), block_rows):
         n = np.arange(start, min(start + block_rows, len(p.X)))
         picks.add(curvature.block(n, p.X[n], np.zeros(3, p.X.dtype), P[:, n], weights[n]), shared)

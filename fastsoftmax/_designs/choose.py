@@ -46,6 +46,19 @@ def n_entries(X: Any) -> int:
     return int(X.nnz if sparse.issparse(X) else X.size)
 
 
+def as_array(X: Any) -> NDArray[Any]:
+    """Return validated rows as an array."""
+    array: NDArray[Any] = X.toarray() if sparse.issparse(X) else X
+    return array
+
+
+def has_exact_grams(design: Design, n_rows: int, shared: bool) -> bool:
+    """Tell whether a design's Gram matrices are of all its rows, however many: of sparse ones."""
+    if not isinstance(design, sparse_storage.SparseDesign):
+        return False
+    return design.has_exact_grams(n_rows, shared)
+
+
 def density(X: Any, centre: NDArray[Any]) -> float:
     """Return the share of entries that differ from a centre, which is 0 for sparse rows."""
     if sparse.issparse(X):

@@ -6,7 +6,7 @@ No BLAS: its threads would spin on the cores that the next pass over X needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,17 +19,13 @@ from fastsoftmax._kernels.tiles import padded_zeros
 from fastsoftmax._threads import sweep
 
 #: Entries that are made for a block of rows: 4 MB of float64.
-_BLOCK_ENTRIES = 2**19
+BLOCK_ENTRIES = 2**19
 #: Rows between two sweeps over a Gram matrix.
-_BLOCK_ROWS = 64
+BLOCK_ROWS = 64
 #: Independent accumulations a block is cut into, so that threads have work, ...
 _LEAST_UNITS = 16
 #: ... as long as they have at most so many entries, 256 MB.
 _GRAM_ENTRIES = 2**25
-#: Gram matrices of rows of their own from which each is one unit of work.
-_LEAST_SIDE_BY_SIDE = 4
-#: Rows that are gathered at a time.
-_GATHERED_ROWS = 1024
 #: Accumulators of the sparse sums, each as large as half a Hessian.
 _SPARSE_CHUNKS = 4
 #: Entries that fit into a second-level cache.
@@ -72,7 +68,7 @@ def row_slices(n_samples: int, n_entries: int, step: int = 1) -> list[slice]:
 
     `n_entries` are those that are made for each row: pairs of logit rows, and a copy of X if any.
     """
-    block = max(64, _BLOCK_ENTRIES // n_entries) * step
+    block = max(64, BLOCK_ENTRIES // n_entries) * step
     return [slice(i, min(i + block, n_samples), step) for i in range(0, n_samples, block)]
 
 
@@ -103,7 +99,7 @@ def hessian(blocks: Iterable[Block], n_rows: int, n_features: int, density: floa
     """
     n_free, D = max(1, n_rows - 1), n_features + 1
     a, b = np.tril_indices(n_free)
-    sums = _sums(D, len(a), density)
+    sums = sums_of(D, len(a), density)
     for _, X, centre, P, w in blocks:
         sums.add(X, centre, _pair_curvatures(P, w, a, b))
     return _assembled(sums.matrices(), n_free, D)
@@ -143,10 +139,10 @@ def hessian_passes(n_rows: int, n_features: int, density: float) -> float:
     """Return the cost of `hessian` in passes over a dense X."""
     n_free = max(1, n_rows - 1)
     one_pass = ONE_PASS * n_features * n_rows
-    return min(_costs(n_features + 1, n_free * (n_free + 1) // 2, density)) / one_pass
+    return min(costs(n_features + 1, n_free * (n_free + 1) // 2, density)) / one_pass
 
 
-def _costs(D: int, m: int, density: float) -> tuple[float, float]:
+def costs(D: int, m: int, density: float) -> tuple[float, float]:
     """Return nanoseconds per row, two threads, of `_DenseSums` and of `PairSums`.
 
     Measured at D from 14 to 301 and m from 1 to 66, to a factor of 2: the dense products run at 30
@@ -160,7 +156,7 @@ def _costs(D: int, m: int, density: float) -> tuple[float, float]:
     return curvatures + dense, curvatures + 3.0 * D + n_products * (1.5 + 0.13 * m)
 
 
-#: Nanoseconds of a pass per row, feature and logit row, as in `_costs`: 4 operations at 90 GFLOP/s.
+#: Nanoseconds of a pass per row, feature and logit row, as in `costs`: 4 operations at 90 GFLOP/s.
 ONE_PASS = 0.045
 
 
@@ -173,7 +169,7 @@ def class_gram_passes(
     sums: all in all 20 passes for mnist, 11 for 54 classes of 384 features.
     """
     D = n_features + 1
-    sums = min(n_samples, most_rows) * min(_costs(D, 1, density))
+    sums = min(n_samples, most_rows) * min(costs(D, 1, density))
     factors = D**3 / 3.0 / 35.0  # 35 GFLOP/s
     one_pass = ONE_PASS * n_samples * n_features * n_rows
     return 3.0 + (1 if shared else n_rows) * 2.0 * (sums + factors) / one_pass
@@ -183,9 +179,9 @@ def class_grams(
     blocks: Iterable[Block], n_rows: int, n_features: int, density: float, shared: bool
 ) -> Float64Array:
     """Return ``sum_i w_i p_ik (1 - p_ik) u_i u_iᵀ``, (n_rows, D, D), or their mean, (1, D, D)."""
-    sums = _sums(n_features + 1, 1 if shared else n_rows, density)
+    sums = sums_of(n_features + 1, 1 if shared else n_rows, density)
     for rows in blocks:
-        sums.add(rows.X, rows.centre, _curvatures(rows, shared))
+        sums.add(rows.X, rows.centre, curvatures_of(rows, shared))
     return sums.matrices()
 
 
@@ -205,12 +201,12 @@ def csr_class_grams(
     """Return what `class_grams` does, from products of non-zeros."""
     sums = PairSums(n_features + 1, 1 if shared else n_rows)
     for rows in blocks:
-        sums.add_csr(rows.X, _curvatures(rows, shared))
+        sums.add_csr(rows.X, curvatures_of(rows, shared))
     return sums.matrices()
 
 
 def csr_cost(indptr: NDArray[np.int64], m: int) -> float:
-    """Return nanoseconds of m sums of `PairSums` over CSR rows, two threads; see `_costs`."""
+    """Return nanoseconds of m sums of `PairSums` over CSR rows, two threads; see `costs`."""
     return 3.0 * m * (len(indptr) - 1) + n_pairs(indptr) * (1.5 + 0.13 * m)
 
 
@@ -220,7 +216,7 @@ def n_pairs(indptr: NDArray[np.int64]) -> float:
     return float(np.sum(n * (n + 1.0))) / 2.0
 
 
-def _curvatures(rows: Block | SparseBlock, shared: bool) -> Float64Array:
+def curvatures_of(rows: Block | SparseBlock, shared: bool) -> Float64Array:
     """Return ``w p (1 - p)`` per logit row and row of X, or its mean over the logit rows."""
     P = rows.probabilities
     curvatures: Float64Array = 1.0 - P
@@ -229,119 +225,6 @@ def _curvatures(rows: Block | SparseBlock, shared: bool) -> Float64Array:
     curvatures *= P
     curvatures *= rows.weights
     return curvatures
-
-
-class EvenPicks:
-    """Rows at even steps of their cumulative curvature, for each logit row.
-
-    A row of twice the weight, or curvature, is picked as if it stood there twice: systematic
-    sampling with probabilities proportional to size, from a fixed start. Where most rows are
-    classified for certain, every s-th row would tell next to nothing of the curvature: mnist needs
-    83 passes that way, and 27 this way.
-
-    Parameters
-    ----------
-    totals : ndarray of shape (m,)
-        Sums of the curvatures over all rows.
-    n_picks : int
-
-    References
-    ----------
-    Madow (1949), On the theory of systematic sampling, II, Ann. Math. Statist. 20.
-    """
-
-    def __init__(self, totals: Float64Array, n_picks: int) -> None:
-        self._steps = np.where(totals > 0, totals / n_picks, np.inf)
-        self._cumulative = np.zeros(len(totals))
-        self._picked: list[list[tuple[NDArray[np.intp], Float64Array]]] = [[] for _ in totals]
-
-    def add(self, rows: Block | SparseBlock, shared: bool) -> None:
-        """Go on by a block of rows."""
-        sums = np.cumsum(_curvatures(rows, shared), axis=1)
-        sums += self._cumulative[:, None]
-        marks = np.floor(sums / self._steps[:, None] + 0.5)
-        before = np.floor(self._cumulative / self._steps + 0.5)
-        counts = np.diff(marks, axis=1, prepend=before[:, None])
-        self._cumulative = sums[:, -1]
-        for picked, count, step in zip(self._picked, counts, self._steps, strict=True):
-            chosen = np.flatnonzero(count)
-            picked.append((rows.numbers[chosen], count[chosen] * step))
-
-    def grams(
-        self, rows_of: Callable[[NDArray[np.intp]], Array], centre: Array, density: float
-    ) -> Float64Array:
-        """Return the Gram matrices of the picked rows, shape (m, D, D).
-
-        `rows_of` returns rows of X, by their numbers.
-        """
-        D = len(centre) + 1
-        chosen = [
-            (np.concatenate([n for n, _ in picked]), np.concatenate([c for _, c in picked]))
-            for picked in self._picked
-        ]
-        dense_cost, sparse_cost = _costs(D, 1, density)
-        if len(chosen) >= _LEAST_SIDE_BY_SIDE and dense_cost <= sparse_cost:
-            return _side_by_side(rows_of, centre, chosen)
-        grams = np.empty((len(chosen), D, D))
-        for gram, (numbers, curvatures) in zip(grams, chosen, strict=True):
-            sums = _sums(D, 1, density)
-            for first in range(0, len(numbers), _GATHERED_ROWS):
-                some = slice(first, first + _GATHERED_ROWS)
-                sums.add(rows_of(numbers[some]), centre, curvatures[None, some])
-            gram[:] = sums.matrices()[0]
-        return grams
-
-
-def _side_by_side(
-    rows_of: Callable[[NDArray[np.intp]], Array],
-    centre: Array,
-    chosen: list[tuple[NDArray[np.intp], Float64Array]],
-) -> Float64Array:
-    """Return Gram matrices of different rows of X each, (m, D, D), one to a unit of work."""
-    m, D = len(chosen), len(centre) + 1
-    most = max(len(numbers) for numbers, _ in chosen)
-    n_block = max(_BLOCK_ROWS, _BLOCK_ENTRIES // (m * D))
-    grams = padded_zeros((m, D, D), np.dtype(np.float64))
-    for first in range(0, most, n_block):
-        n = min(n_block, most - first)
-        # A matrix that has no rows left gets the first row of X, times 0.
-        rows, weights = np.zeros((m, n), np.intp), np.zeros((m, n))
-        for k, (numbers, curvatures) in enumerate(chosen):
-            some = slice(first, first + n)
-            rows[k, : len(numbers[some])] = numbers[some]
-            weights[k, : len(numbers[some])] = curvatures[some]
-        sweep(
-            kernels.weighted_grams,
-            m,
-            1.0 * weights.size * D * D,
-            kernel_view(rows_of(rows.ravel())),
-            kernel_view(centre),
-            kernel_view(weights.reshape(1, -1)),  # one curvature, a chunk of its rows per matrix
-            m,
-            *(padded_zeros((m, _BLOCK_ROWS, D), np.dtype(np.float64)) for _ in range(2)),
-            grams,
-        )
-    return _mirrored(grams, D)
-
-
-def _mirrored(grams: Float64Array, D: int) -> Float64Array:
-    """Fill the upper triangles of padded matrices in place, and return them without padding."""
-    for gram in grams:
-        lower = np.tril(gram[:, :D], -1)
-        gram[:, :D] = np.tril(gram[:, :D])
-        gram[:, :D] += lower.T
-    return grams[:, :, :D]
-
-
-def with_diagonals(grams: Float64Array, diagonals: Float64Array) -> Float64Array:
-    """Raise the diagonals of Gram matrices of some rows to those over all rows.
-
-    A feature that is rare among the rows picked still curves the objective.
-    """
-    missing = np.maximum(diagonals - np.einsum("kjj->kj", grams), 0.0)
-    j = np.arange(grams.shape[1])
-    grams[:, j, j] += missing
-    return grams
 
 
 def class_diagonals(
@@ -358,7 +241,7 @@ def class_diagonals(
             2.0 * rows.probabilities.size * D,
             kernel_view(rows.X),
             kernel_view(rows.centre),
-            kernel_view(_curvatures(rows, shared)),
+            kernel_view(curvatures_of(rows, shared)),
             _LEAST_UNITS,
             np.empty((_LEAST_UNITS, 4, D)),
             sums,
@@ -367,9 +250,19 @@ def class_diagonals(
     return total
 
 
-def _sums(D: int, m: int, density: float) -> _DenseSums | PairSums:
-    dense_cost, sparse_cost = _costs(D, m, density)
+def sums_of(D: int, m: int, density: float) -> _DenseSums | PairSums:
+    """Return empty sums of m curvatures, of the kind that costs less; see `costs`."""
+    dense_cost, sparse_cost = costs(D, m, density)
     return PairSums(D, m) if sparse_cost < dense_cost else _DenseSums(D, m)
+
+
+def mirrored(grams: Float64Array, D: int) -> Float64Array:
+    """Fill the upper triangles of padded matrices in place, and return them without padding."""
+    for gram in grams:
+        lower = np.tril(gram[:, :D], -1)
+        gram[:, :D] = np.tril(gram[:, :D])
+        gram[:, :D] += lower.T
+    return grams[:, :, :D]
 
 
 class _DenseSums:
@@ -392,7 +285,7 @@ class _DenseSums:
             kernel_view(centre),
             kernel_view(curvatures),
             self._n_chunks,
-            *(padded_zeros((n_units, _BLOCK_ROWS, D), np.dtype(np.float64)) for _ in range(2)),
+            *(padded_zeros((n_units, BLOCK_ROWS, D), np.dtype(np.float64)) for _ in range(2)),
             self._grams,
         )
 
@@ -403,7 +296,7 @@ class _DenseSums:
         with np.errstate(over="ignore", invalid="ignore"):  # a factor looks for it
             for chunk in range(1, self._n_chunks):
                 sums += self._grams[chunk :: self._n_chunks]
-        return _mirrored(sums, D)
+        return mirrored(sums, D)
 
 
 class PairSums:

@@ -21,6 +21,7 @@ from fastsoftmax._designs.base import (
     margins_of,
 )
 from fastsoftmax._designs.partition import Partition, accumulators, lanes_of_block
+from fastsoftmax._designs.picks import EvenPicks, PickedRows
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import dense as kernels
 from fastsoftmax._kernels import predict as predict_kernels
@@ -262,12 +263,31 @@ class DenseDesign:
         if self.n_samples <= most_rows:
             blocks = self._blocks(coef, intercept, centre, 4 * coef.shape[0])
             return curvature.class_grams(blocks, coef.shape[0], self.n_features, density, shared)
+        picks = self._even_picks(coef, intercept, most_rows, shared, centre)
+        return picks.grams(lambda rows: self.X[rows], self._centre(centre), density)
+
+    def picked_rows(
+        self,
+        coef: Float64Array,
+        intercept: Float64Array,
+        n_picks: int,
+        shared: bool,
+        centre: Float64Array | None = None,
+    ) -> PickedRows:
+        """Return the rows that `class_grams` picks beyond `n_picks` rows."""
+        return self._even_picks(coef, intercept, n_picks, shared, centre).rows(self.X)
+
+    def _even_picks(
+        self,
+        coef: Float64Array,
+        intercept: Float64Array,
+        n_picks: int,
+        shared: bool,
+        centre: Float64Array | None,
+    ) -> EvenPicks:
         diagonals = self.class_diagonals(coef, intercept, centre, shared)
-        picks = curvature.EvenPicks(diagonals[:, -1], most_rows)
-        for rows in self._blocks(coef, intercept, centre, 4 * coef.shape[0]):
-            picks.add(rows, shared)
-        grams = picks.grams(lambda rows: self.X[rows], self._centre(centre), density)
-        return curvature.with_diagonals(grams, diagonals)
+        blocks = self._blocks(coef, intercept, centre, 4 * coef.shape[0])
+        return EvenPicks(diagonals, n_picks).add_all(blocks, shared)
 
     def class_gram_passes(
         self, n_rows: int, most_rows: int, shared: bool, centre: Float64Array | None = None

@@ -11,18 +11,23 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastsoftmax._designs import curvature
 from fastsoftmax._designs.base import Array, Coefficients, Design, Float64Array, Margins
-from fastsoftmax._designs.choose import density, make_design, n_entries, stacked
+from fastsoftmax._designs.choose import (
+    as_array,
+    density,
+    has_exact_grams,
+    make_design,
+    n_entries,
+    stacked,
+)
+from fastsoftmax._designs.picks import GramSums, PickedRows
 from fastsoftmax._validation import Targets, Weights
-
-#: What an operation returns for a part: a number, an array, or a tuple of them.
-Sums = TypeVar("Sums")
 
 #: Rows that stand for all where a typical one, or the share of zeros, is asked for.
 _SOME_ROWS = 200
@@ -34,8 +39,8 @@ class Survey:
 
     Attributes
     ----------
-    n_samples, n_entries : int
-        Rows, and stored entries of X.
+    n_parts, n_samples, n_entries : int
+        Parts that have rows, their rows, and stored entries of X.
     classes : ndarray of shape (n_classes,)
         Sorted labels that occur, or what the columns of soft targets are called.
     class_sums, largest : ndarray of shape (n_classes,), float64
@@ -51,6 +56,7 @@ class Survey:
     Efraimidis & Spirakis (2006), Weighted random sampling with a reservoir, Inf. Process. Lett. 97.
     """
 
+    n_parts: int
     n_samples: int
     n_entries: int
     classes: NDArray[Any]
@@ -100,7 +106,8 @@ class Survey:
         chosen = np.sort(np.argsort(priorities, kind="stable")[:_SOME_ROWS])
         rows = stacked([self.rows, other.rows])
         return Survey(
-            *(self.n_samples + other.n_samples, self.n_entries + other.n_entries),
+            *(self.n_parts + other.n_parts, self.n_samples + other.n_samples),
+            self.n_entries + other.n_entries,
             *(classes, sums, largest, rows[chosen], priorities[chosen]),
         )
 
@@ -123,8 +130,8 @@ class Survey:
         return Weights(np.empty(0), scale, float((self.class_sums / scale).sum()))
 
 
-def _counted(X: Any) -> tuple[int, int]:
-    return X.shape[0], n_entries(X)
+def _counted(X: Any) -> tuple[int, int, int]:
+    return 1, X.shape[0], n_entries(X)
 
 
 def _picked(X: Any, weights: NDArray[Any], number: int) -> tuple[Any, Float64Array]:
@@ -139,23 +146,25 @@ def _picked(X: Any, weights: NDArray[Any], number: int) -> tuple[Any, Float64Arr
 class Parts(Protocol):
     """The parts of a data set, wherever they are."""
 
-    def total(self, operation: Callable[[Design], Sums]) -> Sums:
+    def total(self, operation: Callable[[Design], Any], start: Any = None) -> Any:
         """Return the sum over parts, each times its `weight_scale`.
 
         Parameters
         ----------
         operation : callable
-            Makes a number, an array, or a tuple of them, of a part. Can be pickled.
+            Makes a number, an array, or a tuple of them, or `PickedRows`, of a part. Can be
+            pickled.
+        start : object, default=None
+            To which all is added, where it is not numbers that add up to numbers.
         """
 
 
-def plus(total: Sums | None, sums: Any, factor: float) -> Sums:
-    """Return ``total + factor * sums``; arrays of `total`, if any, are reused."""
+def plus(total: Any, sums: Any, factor: float) -> Any:
+    """Return ``total + factor * sums``; `total`, if any, is reused."""
     if isinstance(sums, tuple):
-        before: Any = total if total is not None else (None,) * len(sums)
-        added: Any = tuple(plus(t, s, factor) for t, s in zip(before, sums, strict=True))
-        return added
-    scaled: Any = factor * sums
+        before = total if total is not None else (None,) * len(sums)
+        return tuple(plus(t, s, factor) for t, s in zip(before, sums, strict=True))
+    scaled = factor * sums
     if total is None:
         return scaled
     total += scaled
@@ -190,9 +199,8 @@ class PartsDesign:
         equal = Weights(np.empty(0, self.dtype), 1.0, float(n))
         self._some = make_design(survey.rows, targets, equal)
 
-    def _total(self, operation: Callable[[Design], Sums]) -> Sums:
-        sums = self._parts.total(operation)
-        return plus(None, sums, 1.0 / self.weight_scale)
+    def _total(self, operation: Callable[[Design], Any]) -> Any:
+        return plus(None, self._parts.total(operation), 1.0 / self.weight_scale)
 
     def with_weights(self, weights: Weights) -> PartsDesign:
         """Refuse: folds of cross-validation need rows in memory."""
@@ -266,8 +274,31 @@ class PartsDesign:
         centre: Float64Array | None = None,
     ) -> Float64Array:
         """Return ``sum_i w_i p_ik (1 - p_ik) u_i u_iᵀ`` per logit row, from some rows."""
+        m = 1 if shared else len(coef)
+        if self._has_matrices_of_parts(len(coef), most_rows, shared):
+            matrices = operator.methodcaller(
+                "class_grams", coef, intercept, self.n_samples, shared, centre
+            )
+            grams: Float64Array = self._total(matrices)
+            return grams
         share = most_rows / self.n_samples
-        return self._total(partial(_class_grams, coef, intercept, share, shared, centre))
+        origin = np.zeros(self.n_features) if centre is None else centre
+        sums = GramSums(m, origin.astype(self.dtype), density(self._survey.rows, origin), as_array)
+        sums = self._parts.total(
+            partial(_picked_rows, coef, intercept, share, shared, centre), sums
+        )
+        return sums.matrices(1.0 / self.weight_scale)
+
+    def _has_matrices_of_parts(self, n_rows: int, most_rows: int, shared: bool) -> bool:
+        """Tell whether parts compute Gram matrices, of all their rows; else they pick rows.
+
+        Few rows, or sparse ones whose products cost little and outnumber the entries of matrices.
+        """
+        if self.n_samples <= most_rows:
+            return True
+        n_entries = (1 if shared else n_rows) * (self.n_features + 1) ** 2
+        is_small = n_entries <= self.n_entries / self._survey.n_parts
+        return is_small and has_exact_grams(self._some, n_rows, shared)
 
     def class_gram_passes(
         self, n_rows: int, most_rows: int, shared: bool, centre: Float64Array | None = None
@@ -303,14 +334,15 @@ class PartsDesign:
         return None
 
 
-def _class_grams(
+def _picked_rows(
     coef: Float64Array,
     intercept: Float64Array,
     share: float,
     shared: bool,
     centre: Float64Array | None,
-    design: Design,
-) -> Float64Array:
-    """Return a part's Gram matrices from its share of the rows that are picked."""
-    n_picked = math.ceil(share * design.n_samples)
-    return design.class_grams(coef, intercept, n_picked, shared, centre)
+    design: Any,
+) -> PickedRows:
+    """Return a part's share of the rows that are picked."""
+    n_picks = math.ceil(share * design.n_samples)
+    picked: PickedRows = design.picked_rows(coef, intercept, n_picks, shared, centre)
+    return picked

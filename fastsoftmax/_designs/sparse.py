@@ -24,6 +24,7 @@ from fastsoftmax._designs.base import (
 )
 from fastsoftmax._designs.curvature import Compressed, SparseBlock
 from fastsoftmax._designs.partition import lanes_of_block
+from fastsoftmax._designs.picks import EvenPicks, PickedRows
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import csr as kernels
 from fastsoftmax._kernels.csr import CURVED, RESIDUAL, VARIANCE, aligned_zeros, padded_width
@@ -271,21 +272,36 @@ class SparseDesign:
         """
         _refuse(centre)
         n_rows = len(coef)
-        if self._has_exact_grams(n_rows, shared):
+        if self.has_exact_grams(n_rows, shared):
             blocks = self._blocks(coef, intercept)
             return curvature.csr_class_grams(blocks, n_rows, self.n_features, shared)
         if self.n_samples <= most_rows:
             dense = self._dense_blocks(coef, intercept)
             return curvature.class_grams(dense, n_rows, self.n_features, self._density, shared)
-        diagonals = self.class_diagonals(coef, intercept, centre, shared)
-        picks = curvature.EvenPicks(diagonals[:, -1], most_rows)
-        for rows in self._blocks(coef, intercept):
-            picks.add(rows, shared)
+        picks = self._even_picks(coef, intercept, most_rows, shared)
         zeros = np.zeros(self.n_features, self.dtype)
-        grams = picks.grams(lambda rows: self.X[rows].toarray(), zeros, self._density)
-        return curvature.with_diagonals(grams, diagonals)
+        return picks.grams(lambda rows: self.X[rows].toarray(), zeros, self._density)
 
-    def _has_exact_grams(self, n_rows: int, shared: bool) -> bool:
+    def picked_rows(
+        self,
+        coef: Float64Array,
+        intercept: Float64Array,
+        n_picks: int,
+        shared: bool,
+        centre: Float64Array | None = None,
+    ) -> PickedRows:
+        """Return the rows that `class_grams` picks where it needs many and may not take all."""
+        _refuse(centre)
+        return self._even_picks(coef, intercept, n_picks, shared).rows(self.X)
+
+    def _even_picks(
+        self, coef: Float64Array, intercept: Float64Array, n_picks: int, shared: bool
+    ) -> EvenPicks:
+        diagonals = self.class_diagonals(coef, intercept, None, shared)
+        return EvenPicks(diagonals, n_picks).add_all(self._blocks(coef, intercept), shared)
+
+    def has_exact_grams(self, n_rows: int, shared: bool) -> bool:
+        """Tell whether `class_grams` takes all rows, since products of non-zeros cost little."""
         cost = curvature.csr_cost(self.rows.indptr, 1 if shared else n_rows)
         return cost <= _EXACT_PASSES * self._pass(n_rows)
 
@@ -294,7 +310,7 @@ class SparseDesign:
     ) -> float:
         """Return the cost of `class_grams`, and of factors of them, in passes over X."""
         _refuse(centre)
-        n_picked = 0 if self._has_exact_grams(n_rows, shared) else most_rows
+        n_picked = 0 if self.has_exact_grams(n_rows, shared) else most_rows
         passes = curvature.class_gram_passes(
             self.n_samples, n_rows, self.n_features, 1.0, n_picked, shared
         )

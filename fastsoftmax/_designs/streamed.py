@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from fastsoftmax._designs.base import Design
 from fastsoftmax._designs.parts import plus
 
-Sums = TypeVar("Sums")
 Item = TypeVar("Item")
 
 
@@ -47,15 +46,15 @@ class StreamedParts:
         self._designs, self._n_samples = designs, n_samples
         self._on_rows = on_rows or (lambda n_rows: None)
 
-    def total(self, operation: Callable[[Design], Sums]) -> Sums:
-        """Return the sum over batches, each times its `weight_scale`.
+    def total(self, operation: Callable[[Design], Any], start: Any = None) -> Any:
+        """Return the sum over batches, each times its `weight_scale`, added to `start` if any.
 
         Raises
         ------
         ValueError
             If there are not as many rows as before.
         """
-        sums: Sums | None = None
+        sums = start
         n_rows = 0
         self._on_rows(0)
         for n_new, design in read_ahead(self._designs()):
