@@ -197,8 +197,8 @@ def disk(quick: bool, folder: Path) -> dict[str, Any]:
     source = ArrayBatches(path, labels)
 
     def designs() -> Iterator[tuple[int, Any]]:
-        for batch in source.batches():
-            yield len(batch[1]), shape.design(batch)
+        for number, batch in enumerate(source.batches()):
+            yield len(batch[1]), shape.design(batch, number)
 
     streamed = StreamedParts(designs, len(labels))
 

@@ -98,10 +98,10 @@ class Partitions:
     def designs(self, shape: Format) -> Partitions:
         """Turn all partitions into designs: where they are, or where fewer rows are."""
         designs = []
-        for part, worker in zip(self._parts, self._workers(), strict=True):
+        for number, (part, worker) in enumerate(zip(self._parts, self._workers(), strict=True)):
             place = {"workers": [worker], "allow_other_workers": True} if worker else {}
             with _annotated(**place):
-                designs.append(later(shape.design, part))
+                designs.append(later(shape.design, part, number))
         self._designs = _persist(designs)
         _release(self._parts)  # a design has X, where it is plain, without a copy
         self._parts = []

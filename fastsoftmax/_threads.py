@@ -38,6 +38,15 @@ _SERIAL_WORK = 2e7
 #: Values of the variable of the same name in upper case.
 _SETTINGS = ("auto", "numba", "pool", "serial")
 
+
+def _openmp_threads() -> int | None:
+    """Return the number in ``OMP_NUM_THREADS``, or None where there is none."""
+    number = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(number) if number.isdigit() else None
+
+
+#: Read once, as OpenMP does: Dask sets the variable for workers, and leaves it set in the client.
+_openmp = _openmp_threads()
 _local = threading.local()
 _sweeping: dict[int, threading.Thread] = {}
 _forked = False
@@ -69,18 +78,17 @@ def limits() -> list[Limit]:
     """Return what limits the threads of this process; the least one counts.
 
     Numba's maximum (``NUMBA_NUM_THREADS``, else the CPUs), joblib's count (affinity, cgroup quota,
-    ``LOKY_MAX_CPU_COUNT``), ``OMP_NUM_THREADS`` where it is a number (Dask sets it, but not Numba's
-    variable), and one in a child of `multiprocessing` that was told none of these: there, a pool
-    of processes has the cores already.
+    ``LOKY_MAX_CPU_COUNT``), ``OMP_NUM_THREADS`` at import where it is a number (Dask sets it, but
+    not Numba's variable), and one in a child of `multiprocessing` that was told none of these:
+    there, a pool of processes has the cores already.
     """
     found = [
         Limit(numba.config.NUMBA_NUM_THREADS, "NUMBA_NUM_THREADS"),
         Limit(joblib.cpu_count(), "CPUs: affinity, cgroup quota, LOKY_MAX_CPU_COUNT"),
     ]
-    openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if openmp.isdigit():
-        found.append(Limit(int(openmp), "OMP_NUM_THREADS"))
-    is_told = openmp.isdigit() or "NUMBA_NUM_THREADS" in os.environ
+    if _openmp is not None:
+        found.append(Limit(_openmp, "OMP_NUM_THREADS"))
+    is_told = _openmp is not None or "NUMBA_NUM_THREADS" in os.environ
     if multiprocessing.parent_process() is not None and not is_told:
         reason = "a child of multiprocessing: n_jobs or NUMBA_NUM_THREADS may ask for more"
         found.append(Limit(1, reason, is_default=True))

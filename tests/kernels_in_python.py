@@ -159,7 +159,7 @@ def check_second_order_sums():
         size = max(1, n_rows - 1) * D
         for costs in ((0.0, 1.0), (1.0, 0.0)):
             with (
-                mock.patch.object(curvature, "_costs", lambda *_, costs=costs: costs),
+                mock.patch.object(curvature, "costs", lambda *_, costs=costs: costs),
                 mock.patch.object(curvature, "csr_cost", lambda *_, costs=costs: 1e9 * costs[1]),
                 mock.patch.object(storage, "_EXACT_PASSES", costs[0]),
             ):

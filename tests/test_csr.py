@@ -414,7 +414,7 @@ def test_what_curvature_costs_decides_the_way():
     for share, is_exact in ((0.001, True), (1.0, False)):
         p = make_problem(3, np.float64, n_samples=3000, n_features=300, share=share)
         design = p.sparse()
-        assert design._has_exact_grams(3, False) == is_exact
+        assert design.has_exact_grams(3, False) == is_exact
         assert design.class_gram_passes(3, 900, False) > 0
         dense, pairs = design._hessian_costs(3)
         assert (pairs < dense) == is_exact

@@ -88,7 +88,7 @@ def test_curvature_is_kept():
         rows = design.picked_rows(coef, intercept, 10, shared=False)
         totals = [curvatures.sum() for _, curvatures in rows.parts[0]]
         steps = rows.diagonals[:, -1] / 10
-        assert (np.abs(totals - rows.diagonals[:, -1]) <= 0.5 * steps * (1 + 1e-9)).all()
+        assert (np.abs(totals - rows.diagonals[:, -1]) <= steps * (1 + 1e-9)).all()
         assert rows.size <= 4 * 11
 
 
@@ -106,3 +106,24 @@ def test_same_bits_for_any_number_of_threads(n_classes):
     finally:
         numba.set_num_threads(before)
     np.testing.assert_array_equal(*found)
+
+
+def test_rows_that_come_back_are_not_picked_again():
+    """Of periods, in one design or as parts: many different rows, not the same ones of each."""
+    n_periods, n_rows, n_picks = 16, 100, 64
+    X = np.random.default_rng(0).normal(size=(n_rows, N_FEATURES))
+    y = np.arange(n_rows) % 3
+    coef, intercept = np.zeros((3, N_FEATURES)), np.zeros(3)
+
+    def different(rows):
+        return [len(np.unique(np.concatenate([part[k][0] for part in rows.parts]), axis=0))
+                for k in range(3)]  # fmt: skip
+
+    again, labels = np.tile(X, (n_periods, 1)), np.tile(y, n_periods)
+    whole = make_design(again, *check_targets(labels, again, 3, None))
+    whole_rows = whole.picked_rows(coef, intercept, n_picks, shared=False)
+    parts = [make_design(X, *check_targets(y, X, 3, None), number=i) for i in range(n_periods)]
+    found = [part.picked_rows(coef, intercept, n_picks // n_periods, False) for part in parts]
+    # 64 draws out of 100 rows show 47 of them, in the mean.
+    assert min(different(whole_rows)) >= 40
+    assert min(different(sum(found[1:], found[0]))) >= 40

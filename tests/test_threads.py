@@ -58,7 +58,7 @@ def four_threads(monkeypatch):
     monkeypatch.setattr(numba, "get_num_threads", lambda: counts["now"])
     monkeypatch.setattr(numba, "set_num_threads", lambda n: counts.update(now=n))
     monkeypatch.setattr(joblib, "cpu_count", lambda: 4)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(_threads, "_openmp", None)
     monkeypatch.setattr(
         _pool,
         "run",
@@ -88,8 +88,16 @@ def test_n_jobs_of_zero_is_refused():
     [("2", 2), (" 3,2 ", 3), ("9", 4), ("", 4), ("many", 4), ("0", 1), ("-1", 4)],
 )
 def test_omp_num_threads_is_a_limit(four_threads, monkeypatch, openmp, expected):
-    monkeypatch.setenv("OMP_NUM_THREADS", openmp)
+    code = "from fastsoftmax import _threads; print(_threads._openmp)"
+    limit = run_python(code, OMP_NUM_THREADS=openmp).strip()
+    monkeypatch.setattr(_threads, "_openmp", None if limit == "None" else int(limit))
     assert available_threads() == expected
+
+
+def test_omp_num_threads_is_read_once(four_threads, monkeypatch):
+    """Dask sets it to 1 in the process that starts a local cluster."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert available_threads() == 4
 
 
 def test_numba_and_joblib_are_limits(four_threads, monkeypatch):
@@ -240,10 +248,11 @@ def test_a_child_of_multiprocessing_has_one_thread_unless_it_is_told(four_thread
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: "somebody")
     assert available_threads() == 1
     assert [resolve_n_jobs(n) for n in (None, 1, 2, 9, -1)] == [None, 1, 2, 4, 4]
-    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
-        with monkeypatch.context() as patch:
-            patch.setenv(name, "3")
-            assert available_threads() == (3 if name.startswith("OMP") else 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(_threads, "_openmp", 3)
+        assert available_threads() == 3
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
+    assert available_threads() == 4
 
 
 @pytest.mark.skipif(TOP < 2, reason="needs a second thread")

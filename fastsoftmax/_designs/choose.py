@@ -17,12 +17,19 @@ from fastsoftmax._validation import Targets, Weights
 
 
 def make_design(
-    X: Any, targets: Targets, weights: Weights, offset: NDArray[Any] | None = None
+    X: Any,
+    targets: Targets,
+    weights: Weights,
+    offset: NDArray[Any] | None = None,
+    number: int = 0,
 ) -> Design:
-    """Return the design that holds a validated X (C-order array or CSR), targets and weights."""
+    """Return the design that holds a validated X (C-order array or CSR), targets and weights.
+
+    Of a part of the rows also its number, from 0.
+    """
     if sparse.issparse(X):
-        return sparse_storage.SparseDesign(X, targets, weights, offset)
-    return dense_storage.DenseDesign(X, targets, weights, offset)
+        return sparse_storage.SparseDesign(X, targets, weights, offset, number)
+    return dense_storage.DenseDesign(X, targets, weights, offset, number)
 
 
 def by_columns(X: Any) -> Any:

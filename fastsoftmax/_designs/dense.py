@@ -20,7 +20,7 @@ from fastsoftmax._designs.base import (
     class_weights,
     margins_of,
 )
-from fastsoftmax._designs.partition import Partition, accumulators, lanes_of_block
+from fastsoftmax._designs.partition import Memory, Partition, accumulators, lanes_of_block
 from fastsoftmax._designs.picks import EvenPicks, PickedRows
 from fastsoftmax._jit import kernel_view
 from fastsoftmax._kernels import dense as kernels
@@ -45,7 +45,12 @@ class DenseDesign:
     """
 
     def __init__(
-        self, X: Array, targets: Targets, weights: Weights, offset: Array | None = None
+        self,
+        X: Array,
+        targets: Targets,
+        weights: Weights,
+        offset: Array | None = None,
+        number: int = 0,
     ) -> None:
         self.X = kernel_view(X)
         self.labels = kernel_view(targets.labels)
@@ -57,6 +62,8 @@ class DenseDesign:
         self.n_samples, self.n_features = X.shape
         self.n_entries = X.size
         self.dtype = X.dtype
+        self.number = number
+        self._memory = Memory()
 
     def with_weights(self, weights: Weights) -> DenseDesign:
         """Return the same rows with other weights."""
@@ -158,12 +165,13 @@ class DenseDesign:
         size = self.n_features + 1
         if partition.is_chunked:
             n_sums = partition.n_units if partition.want_gradient else 0
-            sums, partial = accumulators(n_sums, n_rows, self.n_features, self.dtype)
+            shape = n_sums, n_rows, self.n_features, self.dtype
             work = self.n_samples * row_flops
-            for cut in partition.cuts(work):
-                parts = (self.X, *model, *terms, cut, *scratch, partial, sums)
-                sweep(driver, partition.n_units, work, *parts)
-            return sums.sum(axis=0)[:, :size]
+            with self._memory.accumulators(*shape) as (sums, partial):
+                for cut in partition.cuts(work):
+                    parts = (self.X, *model, *terms, cut, *scratch, partial, sums)
+                    sweep(driver, partition.n_units, work, *parts)
+                return sums.sum(axis=0)[:, :size]
         sums, partial = accumulators(1, n_rows, self.n_features, self.dtype)
         none = (np.empty((0, 0, 0), self.dtype), np.empty((0, 0, 0)))
         one_block = np.array([partition.n_lanes, 0, partition.n_lanes])
@@ -287,7 +295,7 @@ class DenseDesign:
     ) -> EvenPicks:
         diagonals = self.class_diagonals(coef, intercept, centre, shared)
         blocks = self._blocks(coef, intercept, centre, 4 * coef.shape[0])
-        return EvenPicks(diagonals, n_picks).add_all(blocks, shared)
+        return EvenPicks(diagonals, n_picks, self.number).add_all(blocks, shared)
 
     def class_gram_passes(
         self, n_rows: int, most_rows: int, shared: bool, centre: Float64Array | None = None

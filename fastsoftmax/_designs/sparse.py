@@ -141,8 +141,14 @@ class SparseDesign:
     """
 
     def __init__(
-        self, X: Any, targets: Targets, weights: Weights, offset: Array | None = None
+        self,
+        X: Any,
+        targets: Targets,
+        weights: Weights,
+        offset: Array | None = None,
+        number: int = 0,
     ) -> None:
+        self.number = number
         self._set_storage(Storage(X))
         self._set_weights(weights)
         self.labels = kernel_view(targets.labels)
@@ -298,7 +304,8 @@ class SparseDesign:
         self, coef: Float64Array, intercept: Float64Array, n_picks: int, shared: bool
     ) -> EvenPicks:
         diagonals = self.class_diagonals(coef, intercept, None, shared)
-        return EvenPicks(diagonals, n_picks).add_all(self._blocks(coef, intercept), shared)
+        blocks = self._blocks(coef, intercept)
+        return EvenPicks(diagonals, n_picks, self.number).add_all(blocks, shared)
 
     def has_exact_grams(self, n_rows: int, shared: bool) -> bool:
         """Tell whether `class_grams` takes all rows, since products of non-zeros cost little."""

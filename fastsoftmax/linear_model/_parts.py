@@ -171,8 +171,10 @@ class Format:
     n_features: int
     label_smoothing: float
 
-    def design(self, part: Batch) -> Design | None:
+    def design(self, part: Batch, number: int) -> Design | None:
         """Return the rows of a part that was surveyed, or None where none has weight.
+
+        Parts are numbered in any way, as long as numbers differ.
 
         Raises
         ------
@@ -196,7 +198,8 @@ class Format:
                 return None
             targets = Targets(labels, np.empty((0, 0), X.dtype), len(self.classes))
             scaled = scaled_weights(w, X.dtype)
-        return make_design(X, smoothed(targets, self.label_smoothing, X.dtype), scaled)
+        targets = smoothed(targets, self.label_smoothing, X.dtype)
+        return make_design(X, targets, scaled, number=number)
 
 
 def problem_of_parts(
@@ -263,8 +266,8 @@ def streamed_problem(
 
     def parts(shape: Format) -> StreamedParts:
         def designs() -> Iterator[tuple[int, Design | None]]:
-            for batch in X.batches():
-                yield len(batch[1]), shape.design(batch)
+            for number, batch in enumerate(X.batches()):
+                yield len(batch[1]), shape.design(batch, number)
 
         return StreamedParts(designs, survey.n_samples, on_rows)
 
