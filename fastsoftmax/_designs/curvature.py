@@ -233,7 +233,9 @@ def class_diagonals(
     """Return the diagonals of `class_grams`, shape (n_rows, D), or (1, D) if `shared`."""
     n_rows = 1 if shared else n_rows
     D = n_features + 1
-    sums = np.zeros((_LEAST_UNITS, n_rows, D))
+    float64 = np.dtype(np.float64)
+    sums = padded_zeros((_LEAST_UNITS, n_rows, D), float64)
+    squares = padded_zeros((_LEAST_UNITS, BLOCK_ROWS, D), float64)
     for rows in blocks:
         sweep(
             kernels.weighted_squares,
@@ -243,10 +245,10 @@ def class_diagonals(
             kernel_view(rows.centre),
             kernel_view(curvatures_of(rows, shared)),
             _LEAST_UNITS,
-            np.empty((_LEAST_UNITS, 4, D)),
+            squares,
             sums,
         )
-    total: Float64Array = sums.sum(axis=0)
+    total: Float64Array = sums.sum(axis=0)[:, :D]
     return total
 
 

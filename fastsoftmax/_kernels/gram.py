@@ -65,37 +65,26 @@ def weighted_grams(first, last, X, centre, curvatures, n_chunks, plain, scaled, 
 def _squares_chunk(
     c: int, X: Array, centre: Array, curvatures: Array, n_chunks: int, squares: Array, out: Array
 ) -> None:
-    """Add the diagonals of ``[U, 1]ᵀ diag(curvature) [U, 1]`` over chunk `c` to ``out[c]``.
+    """Add the diagonals of ``[U, 1]ᵀ diag(curvature) [U, 1]`` over chunk `c` to ``out[c]``, (m, D).
 
-    Four rows at a time, so that ``out[c]``, (m, D), is read and written for four of them at once.
+    They are the products of the curvatures with the squares of a block of rows, which are written
+    to ``squares[c]``. Rows of ``out[c]`` are padded like `params`.
     """
     n_samples, n_features = X.shape
-    n_curvatures = len(curvatures)
-    q0, q1, q2, q3 = squares[c, 0], squares[c, 1], squares[c, 2], squares[c, 3]
+    rows, n_block, size = squares[c], squares.shape[1], n_features + 1
     chunk_rows = (n_samples + n_chunks - 1) // n_chunks
     start = c * chunk_rows
     stop = min(start + chunk_rows, n_samples)
-    for first in range(start, stop, 4):
-        n = min(4, stop - first)
-        for r in range(4):
-            square = squares[c, r]
-            if r < n:
-                x = X[first + r]
-                for j in range(n_features):
-                    u = np.float64(x[j] - centre[j])
-                    square[j] = u * u
-                square[n_features] = 1.0
-            else:
-                for j in range(n_features + 1):
-                    square[j] = 0.0
-        for k in range(n_curvatures):
-            total, curvature = out[c, k], curvatures[k]
-            s0 = curvature[first]
-            s1 = curvature[first + 1] if n > 1 else 0.0
-            s2 = curvature[first + 2] if n > 2 else 0.0
-            s3 = curvature[first + 3] if n > 3 else 0.0
-            for j in range(n_features + 1):
-                total[j] += (s0 * q0[j] + s1 * q1[j]) + (s2 * q2[j] + s3 * q3[j])
+    for first in range(start, stop, n_block):
+        n = min(n_block, stop - first)
+        for i in range(n):
+            x, square = X[first + i], rows[i]
+            for j in range(n_features):
+                u = np.float64(x[j] - centre[j])
+                square[j] = u * u
+            square[n_features] = 1.0
+        every = (0, curvatures.shape[0])
+        backward_part(rows, 0, n, curvatures[:, first : first + n], every, (0, size), out[c])
 
 
 @driver
