@@ -66,6 +66,7 @@ class ScaleRow:
     seconds: float = NAN  # of a pass, the least of many
     median_seconds: float = NAN
     fit_seconds: float = NAN
+    n_passes: int = 0  # of the fit
     n_reads: int = 0  # of the file by the fit
     disk_seconds: float = NAN  # of reading the file from its start to its end
     disk_median_seconds: float = NAN
@@ -129,7 +130,7 @@ def read_rows(path: Path) -> list[ScaleRow]:
 def _kind(name: str) -> Any:
     if name.endswith("seconds"):
         return float
-    return int if name.endswith("bytes") or name == "n_reads" else str
+    return int if name.endswith("bytes") or name.startswith("n_") else str
 
 
 def latest(rows: list[ScaleRow]) -> list[ScaleRow]:
@@ -210,15 +211,20 @@ def _simulated(rows: list[ScaleRow]) -> list[tuple[str, ScaleRow, float]]:
 
 def _cluster_table(rows: list[ScaleRow]) -> TextTable:
     lines = [
-        [case, *(number(1e3 * s) for s in (row.seconds, row.median_seconds, row.fit_seconds))]
+        [
+            case,
+            *(number(1e3 * s) for s in (row.seconds, row.median_seconds, row.fit_seconds)),
+            str(row.n_passes or "-"),
+        ]
         for case, row in _of(rows, "cluster").items()
     ]
     note = (
         "Ten partitions, each the training images of mnist in float32, 1.9 GB in all; value and "
         "gradient for ten classes. In process: the same rows in one array, two threads. Empty: a "
-        "pass that adds one number of each partition. A fit has at most 10 iterations."
+        "pass that adds one number of each partition. Fits end by the default tol, after passes of "
+        "the last column."
     )
-    header = ["rows in", "pass, ms", "median", "fit, ms"]
+    header = ["rows in", "pass, ms", "median", "fit, ms", "its passes"]
     return TextTable("Partitions of a cluster on this machine", header, lines, note)
 
 
@@ -253,7 +259,7 @@ def _simulation_table(rows: list[ScaleRow]) -> TextTable:
     ]
     note = (
         "400 000 rows of 1 us, ten classes, latency 5 ms, 200 MB/s: threads that sleep, links that "
-        "are locks."
+        "carry one thing after the other."
     )
     header = ["", "slept, ms", "model, ms", "difference"]
     return TextTable("The model against threads that sleep", header, lines, note)
