@@ -3,10 +3,12 @@
 import itertools
 import warnings
 
+import h5py
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import zarr
 from child import run_python
 from pyarrow import dataset
 from scipy import sparse
@@ -188,6 +190,27 @@ def test_arrays_that_can_only_be_sliced():
     X, y = DIGITS
     source = ArrayBatches(Chunked(X), Chunked(y), Chunked(np.ones(len(y))), batch_rows=700)
     assert relative_distance(pack(tight().fit(source)), pack(tight().fit(X, y))) < PROMISE
+
+
+@pytest.mark.parametrize("batch_rows", [300, None])
+def test_hdf5(tmp_path, batch_rows):
+    X, y = DIGITS
+    w = sample_weights(len(y))
+    with h5py.File(tmp_path / "digits.h5", "w") as file:
+        stored = [
+            file.create_dataset(name, data=values)
+            for name, values in zip("Xyw", (X, y, w), strict=True)
+        ]
+        model = tight().fit(ArrayBatches(*stored, batch_rows=batch_rows))
+    assert relative_distance(pack(model), pack(tight().fit(X, y, w))) < PROMISE
+
+
+def test_zarr(tmp_path):
+    X, y = DIGITS
+    stored = zarr.create_array(tmp_path / "X", shape=X.shape, chunks=(200, 64), dtype=X.dtype)
+    stored[:] = X
+    model = tight().fit(ArrayBatches(stored, y, batch_rows=300))
+    assert relative_distance(pack(model), pack(tight().fit(X, y))) < PROMISE
 
 
 def test_what_a_writable_map_holds_counts(tmp_path):
