@@ -48,7 +48,7 @@ class EvenPicks:
     References
     ----------
     Madow (1949), On the theory of systematic sampling, II, Ann. Math. Statist. 20, for the even
-    steps; Cochran (1977), Sampling Techniques, section 8.13, for the places in them.
+    steps; Cochran (1977), Sampling Techniques, chapter 8, for rows with a period.
     """
 
     def __init__(self, diagonals: Float64Array, n_picks: int, number: int = 0) -> None:
